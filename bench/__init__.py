@@ -1,0 +1,1 @@
+"""``make bench``: capsa beside docker, podman, runc and crun, measured in one run on one machine."""

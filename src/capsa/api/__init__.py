@@ -1,0 +1,1 @@
+"""Interfaces that other tools speak to the engine."""

@@ -1,0 +1,1 @@
+"""State and rules: containers, their life cycle, and what survives a restart."""

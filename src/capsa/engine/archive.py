@@ -1,0 +1,182 @@
+"""Files into and out of containers (Docker Engine API, ``/containers/{id}/archive``) and whole trees (``/export``).
+
+Each transfer is the work of a process of its own (`capsa.engine.archive_helpers`), which is killed when nobody waits
+for it any more; the engine passes bytes on, no more than a pipe holds at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+from collections.abc import AsyncIterable, AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from capsa.engine import launch, spec, users
+from capsa.engine.archive_helpers import Helper, Helpers
+from capsa.engine.archive_view import View
+from capsa.engine.archive_worker import Request, Stat
+from capsa.errors import Unavailable
+from capsa.oci.runtime import Mount
+
+if TYPE_CHECKING:
+    from capsa.engine.container import Container
+    from capsa.engine.engine import Engine
+
+_MOST = 64
+_FILES = {"/etc/hosts": "hosts", "/etc/hostname": "hostname", "/etc/resolv.conf": "resolv.conf"}
+_slots = asyncio.Semaphore(_MOST)
+
+
+async def stat(engine: Engine, container: Container, path: str) -> Stat:
+    """What is at ``path``; a link is not followed unless a slash follows. Raises `NotFound`, `InvalidArgument`."""
+    async with _helper(engine, container, "stat", path) as process:
+        return await process.head()
+
+
+@contextlib.asynccontextmanager
+async def read(engine: Engine, container: Container, path: str) -> AsyncIterator[tuple[Stat, AsyncIterator[bytes]]]:
+    """What is at ``path``, and a tar archive of it; raises as `stat` does, and `CapsaError` within the archive."""
+    async with _helper(engine, container, "read", path, linked=True) as process:
+        yield await process.head(), process.rest()
+
+
+@contextlib.asynccontextmanager
+async def export(engine: Engine, container: Container) -> AsyncIterator[AsyncIterator[bytes]]:
+    """The whole tree without what is mounted in it, as a tar archive; raises `CapsaError`, also within it."""
+    async with _helper(engine, container, "export", "/", linked=True) as process:
+        await process.head()
+        yield process.rest()
+
+
+@contextlib.asynccontextmanager
+async def changes(engine: Engine, container: Container) -> AsyncIterator[AsyncIterator[bytes]]:
+    """What the container changed, as JSON (``[{"Path": …, "Kind": …}, …]``, or null); raises `CapsaError`."""
+    async with _helper(engine, container, "changes", "/", plain=True) as process:
+        await process.head()
+        yield process.rest()
+
+
+@contextlib.asynccontextmanager
+async def layer(engine: Engine, container: Container) -> AsyncIterator[AsyncIterator[bytes]]:
+    """What the container changed, as a layer's tar; raises `InvalidArgument` if no layer can hold it, `CapsaError`."""
+    async with _helper(engine, container, "layer", "/", plain=True) as process:
+        await process.head()
+        yield process.rest()
+
+
+async def write(
+    engine: Engine,
+    container: Container,
+    path: str,
+    content: AsyncIterable[bytes],
+    *,
+    keep_owner: bool = False,
+    replace: bool = True,
+) -> None:
+    """Unpack the archive ``content``, compressed or not, into the directory ``path``.
+
+    ``keep_owner``: everything belongs to the container's user. Raises `NotFound`, `InvalidArgument`, `Forbidden` where
+    it is read-only.
+    """
+    owner = _owner(engine, container) if keep_owner and container.config.user else None
+    async with contextlib.AsyncExitStack() as lock:
+        if not container.running:  # nobody may start it meanwhile: two mounts must not share a writable directory
+            await lock.enter_async_context(container.lock)
+            if container.running:
+                await lock.aclose()
+            engine.containers.find(container.id)
+        async with _helper(engine, container, "write", path, owner=owner, replace=replace) as process:
+            await process.feed(content)
+            await process.head()
+
+
+def _owner(engine: Engine, container: Container) -> tuple[int, int]:
+    layers = [str(path) for path in engine.images.layers(container.document.image)]
+    known = users.accounts(layers[::-1], str(container.bundle / "upper"))
+    user, _home = users.resolve(container.config.user, [], known)
+    return user.uid, user.gid
+
+
+@contextlib.asynccontextmanager
+async def _helper(
+    engine: Engine,
+    container: Container,
+    action: str,
+    path: str,
+    *,
+    owner: tuple[int, int] | None = None,
+    replace: bool = True,
+    linked: bool = False,
+    plain: bool = False,
+) -> AsyncIterator[Helper]:
+    """One at work; it is gone when the block ends. ``linked``: it has to know hard links; ``plain``: no mounts."""
+    async with _slots, contextlib.AsyncExitStack() as stack:
+        if not container.running and not plain:
+            await stack.enter_async_context(engine.volume_mounts.held(container, secrets.token_hex(8)))
+        namespace = -1
+        if container.running and not plain:
+            namespace = _namespace(container)
+            stack.callback(os.close, namespace)
+        request = Request(
+            action=action,
+            view=View() if namespace >= 0 else _view(engine, container, action == "write"),
+            path=path,
+            owner=owner,
+            replace=replace,
+            places=[(point.destination, point.writable) for point in container.document.mounts],
+            read_only=container.host.readonly_rootfs,
+            links=engine.images.links(container.document.image) if linked else [],
+            upper=str(container.bundle / "upper") if linked else "",
+        )
+        if engine.helpers is None:
+            engine.helpers = Helpers()
+        yield await stack.enter_async_context(engine.helpers.helper(request, namespace, container.name))
+
+
+def _namespace(container: Container) -> int:
+    """The mount namespace of a container that runs; raises `Unavailable` if it has just ended."""
+    pid = container.state.pid
+    try:
+        namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if container.id in Path(f"/proc/{pid}/cgroup").read_text():
+                return namespace
+        except BaseException:
+            os.close(namespace)
+            raise
+        os.close(namespace)
+    except OSError as error:
+        raise Unavailable(f"container {container.id} has just ended: try again") from error
+    raise Unavailable(f"container {container.id} has just ended: try again")
+
+
+def _view(engine: Engine, container: Container, keep: bool) -> View:
+    bundle = container.bundle
+    return View(
+        layers=[str(path) for path in engine.images.layers(container.document.image)],
+        upper=str(bundle / "upper"),
+        work=str(bundle / "work"),
+        keep=keep,
+        mounts=_mounts(engine, container),
+    )
+
+
+def _mounts(engine: Engine, container: Container) -> list[Mount]:
+    """What is mounted into the tree of a container that does not run: all but what is in memory."""
+    images = launch.mounted_images(engine, container)
+    found = [
+        spec.mount(msgspec.structs.replace(point, propagation=""), images.get(point.name, ()))
+        for point in container.document.mounts
+        if point.type != "tmpfs"
+    ]
+    taken = {mount.destination for mount in found}
+    for destination, name in _FILES.items():
+        source = container.bundle / name
+        if destination not in taken and source.exists():
+            found.append(spec.file(destination, str(source), container.host.readonly_rootfs))
+    return sorted(found, key=lambda mount: mount.destination.count("/"))

@@ -1,0 +1,1 @@
+"""Images: references, blobs, layers, objects, registries, archives."""

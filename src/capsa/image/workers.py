@@ -1,0 +1,167 @@
+"""The engine's end of the processes that unpack layers (`capsa.image.worker`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from capsa import errors
+from capsa.errors import CapsaError, reason
+from capsa.image.layers import Layer, LayerStore
+from capsa.image.worker import Answer, Read, Report, Unpack, Unpacked
+
+_LINE = 1 << 20
+
+
+class Workers:
+    """At most ``limit`` processes that unpack layers into ``store``, started on demand, ended ``idle`` seconds after
+    use.
+
+    For one event loop. The processes die with the engine, whatever happens to it.
+    """
+
+    def __init__(self, store: LayerStore, *, limit: int = 2, idle: float = 10.0) -> None:
+        self._store = store
+        self._idle_time = idle
+        self._slots = asyncio.Semaphore(limit)
+        self._idle: list[_Process] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def unpack(
+        self,
+        blob: Path,
+        *,
+        diff_id: str | None = None,
+        media_type: str = "",
+        progress: Callable[[int], None] | None = None,
+    ) -> Layer:
+        """`LayerStore.unpack` in another process; the errors are the same, with their classes.
+
+        ``progress`` is called in the event loop with the number of bytes read so far, some ten times a second. When the
+        caller is cancelled, or the process dies (`CapsaError`), what it had done is undone before this returns.
+        """
+        if diff_id is not None and self._store.has(diff_id):
+            return self._store.layer(diff_id)
+        async with self._slots:
+            process = self._idle.pop() if self._idle else await _Process.start(self._store.root)
+            done = False
+            try:
+                request = Unpack(blob=str(blob.absolute()), diff_id=diff_id, media_type=media_type)
+                report = await process.ask(request, progress)
+                done = True
+            finally:
+                if done:
+                    self._idle.append(process)
+                    self._watch()
+                else:
+                    await self._undo(process)
+        if isinstance(report, Unpacked):
+            return self._store.layer(report.diff_id)
+        raise getattr(errors, report.kind, CapsaError)(report.message)
+
+    async def close(self) -> None:
+        """End all processes; unpackings under way fail."""
+        if self._timer:
+            self._timer.cancel()
+        for process in self._idle:
+            self._end(process)
+        self._idle.clear()
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+    async def _undo(self, process: _Process) -> None:
+        """Kill it, wait for that, and remove what it left; a second cancellation does not shorten this."""
+
+        async def undo() -> None:
+            process.kill()
+            await process.ended()
+            await asyncio.to_thread(self._store.recover)
+
+        task = asyncio.ensure_future(undo())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        await asyncio.shield(task)
+
+    def _watch(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(self._idle_time, self._end_idle)
+
+    def _end_idle(self) -> None:
+        for process in self._idle:
+            self._end(process)
+        self._idle.clear()
+
+    def _end(self, process: _Process) -> None:
+        task = asyncio.ensure_future(process.ended())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+
+class _Process:
+    """One worker and the connection to it."""
+
+    def __init__(
+        self, child: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._child = child
+        self._reader = reader
+        self._writer = writer
+        self._decoder = msgspec.json.Decoder(Report)
+
+    @classmethod
+    async def start(cls, root: Path) -> _Process:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                # posix_spawn or vfork: a fraction of a millisecond in the event loop
+                child = subprocess.Popen(
+                    [
+                        *(sys.executable, "-m", "capsa.image.worker"),
+                        *(str(theirs.fileno()), str(root.absolute()), str(os.getpid())),
+                    ],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    cwd="/",
+                    env={**os.environ, "PYTHONPATH": str(Path(errors.__file__).parents[1])},
+                )
+            except OSError as error:
+                ours.close()
+                raise CapsaError(f"cannot start a process that unpacks layers: {reason(error)}") from error
+        reader, writer = await asyncio.open_connection(sock=ours, limit=_LINE)
+        return cls(child, reader, writer)
+
+    async def ask(self, request: Unpack, progress: Callable[[int], None] | None) -> Answer:
+        """Raises `CapsaError` when the process ends instead of answering."""
+        with contextlib.suppress(ConnectionError):  # it will be noticed just below
+            self._writer.write(msgspec.json.encode(request) + b"\n")
+            while line := await self._reader.readline():
+                report: Report = self._decoder.decode(line)
+                if not isinstance(report, Read):
+                    return report
+                if progress:
+                    progress(report.bytes)
+        self.kill()
+        await self.ended()
+        code = self._child.returncode
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        raise CapsaError(f"the process that unpacked {request.blob} {how}; try again")
+
+    def kill(self) -> None:
+        self._child.kill()
+
+    async def ended(self) -> None:
+        """Hang up and wait until the process is gone."""
+        self._writer.close()
+        await asyncio.to_thread(self._child.wait)

@@ -1,0 +1,1 @@
+"""Where containers run: config goes down, report comes up."""

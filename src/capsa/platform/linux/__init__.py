@@ -1,0 +1,1 @@
+"""The Linux platform: namespaces, cgroups and mounts, one sub-init per container."""

@@ -1,0 +1,576 @@
+"""Makes containers and additional processes in them: the caller's side.
+
+`create` and `enter` clone a process, which sets itself up (`birth`, `entering`), and do meanwhile what only the caller
+can: id maps, network interfaces, hooks in its own namespaces. The caller stays the parent. It has to be
+single-threaded, see `capsa.sys.process.clone`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from capsa.errors import CapsaError, InvalidArgument, LaunchFailed, Unsupported, reason
+from capsa.oci.runtime import Hooks, Linux, Process, Rlimit, Spec
+from capsa.platform.linux import birth, entering, hooks, idmap, interfaces, namespaces, rootfs, seccomp
+from capsa.platform.linux.cgroup import Cgroup
+from capsa.platform.linux.channel import Channel, Gone
+from capsa.platform.linux.process import limit
+from capsa.sys import namespace
+from capsa.sys import process as calls
+from capsa.sys.namespace import FLAGS
+from capsa.sys.netlink import Netlink
+from capsa.vfs import compile as vfs_compile
+from capsa.vfs import linux as vfs_linux
+from capsa.vfs.tree import IDRange, RootNode
+
+if TYPE_CHECKING:
+    from capsa.platform.protocol import Interface
+
+Streams = tuple[int, int, int]
+StrPath = str | os.PathLike[str]
+
+
+class Birth:
+    """A process that is set up and waits to execute its program.
+
+    ``pid`` is its id on the host; it is the caller's child. ``console`` is the master side of its terminal, if it has
+    one; closing it is up to the caller, once `start` has returned. ``end`` is a pidfd of a sibling:
+    its parent may have taken notice of its end at any time, and its pid may be somebody else's then. ``names`` are the
+    sockets of its name service.
+    """
+
+    def __init__(self, pid: int, channel: Channel, undo: Callable[[], None]) -> None:
+        self.pid = pid
+        self.console: int | None = None
+        self.end: int | None = None
+        self.names: list[int] = []
+        self._channel = channel
+        self._undo = undo
+        self._after: Callable[[], None] = lambda: None
+        self._listener: Callable[[int], None] = os.close
+        self._filter: seccomp.Filter | None = None
+        self._told = False
+        self.ready = False
+        self.limits: list[Rlimit] | None = None
+
+    def fileno(self) -> int:
+        """Readable when `advance` has something to do."""
+        return self._channel.fileno()
+
+    def advance(self) -> bool:
+        """Take the next word of the process; ``ready`` once it is set up, True when it executes its program.
+
+        Raises `LaunchFailed`; `abort` has to follow then.
+        """
+        message, fd = self._channel.receive()
+        if message is None:
+            return True
+        if message.word == "console":
+            self.console = fd
+        elif message.word == "listener" and fd is not None:
+            self._listener(fd)
+        elif message.word == "created":
+            self.ready = True
+            if self.limits is not None:
+                limit(self.limits, self.pid)  # to raise one takes the host's privileges
+                if self.end is not None:
+                    self.tell()
+        return False
+
+    def last_words(self) -> NoReturn:
+        """It has ended: raises the failure that it left behind, or `Gone`."""
+        self._channel.last_words()
+
+    def close(self) -> None:
+        """It executes its program: nothing more to be said."""
+        self._channel.close()
+
+    def tell(self) -> None:
+        """Say that it may execute its program once it is set up; `start` has to follow."""
+        self._told = True
+        with contextlib.suppress(Gone):  # it was killed meanwhile: that will be its exit code
+            known = self._filter or seccomp.Filter(b"")
+            self._channel.send("start", known.flags, known.code)
+
+    def start(self) -> None:
+        """Let it execute; then run the poststart hooks.
+
+        Raises `LaunchFailed` with code 126, 127 or 128; then nothing is left of it, as after `abort`.
+        """
+        try:
+            if not self._told:
+                self.tell()
+            while True:
+                message, fd = self._channel.receive()
+                if message is None:
+                    break
+                if message.word == "listener" and fd is not None:
+                    self._listener(fd)
+            self._after()
+        except BaseException:
+            self.abort()
+            raise
+        self._channel.close()
+
+    def abort(self) -> None:
+        """Kill it, wait for its end, undo what was done for it. Harmless if it is gone already."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.end is not None:
+                calls.pidfd_send_signal(self.end, signal.SIGKILL)
+                _until_ended(self.end)
+            else:
+                os.kill(self.pid, signal.SIGKILL)
+                _wait(self.pid)
+        self._channel.close()
+        if self.console is not None:
+            os.close(self.console)
+            self.console = None
+        for fd in self.names:
+            os.close(fd)
+        self.names = []
+        self._undo()
+
+
+def _wait(pid: int) -> None:
+    """Wait for the end of a child, or of a sibling, whose parent may not have taken notice yet."""
+    try:
+        os.waitpid(pid, 0)
+        return
+    except ChildProcessError:
+        pass
+    with contextlib.suppress(OSError):
+        end = calls.pidfd_open(pid)
+        try:
+            _until_ended(end)
+        finally:
+            os.close(end)
+
+
+def _until_ended(process: int) -> None:
+    poll = select.poll()  # select(2) knows descriptors below 1024 only
+    poll.register(process, select.POLLIN)
+    poll.poll()
+
+
+def create(
+    spec: Spec,
+    *,
+    id: str,
+    bundle: StrPath,
+    root: RootNode | None = None,
+    cgroup: Cgroup,
+    stdio: Streams | None,
+    interfaces: Sequence[Interface] = (),
+    cache: StrPath | None = None,
+    init: bool = False,
+    names: bool = False,
+    sibling: bool = False,
+    network: int | None = None,
+    meanwhile: Callable[[Birth], None] | None = None,
+    door: int | None = None,
+    keep: int = 0,
+    pivot: bool = True,
+    keyring: bool = True,
+) -> Birth:
+    """Make the container ``id`` as ``spec`` says, up to the moment before its program is executed.
+
+    ``root`` replaces the specification's root. ``stdio`` are the standard streams, None when the process has a
+    terminal. ``interfaces``: veth pairs to make. ``cache``: directory of compiled seccomp filters. ``init``: a reaper
+    as PID 1. ``names``: make the sockets of a name service. ``sibling``: the process becomes a child of the caller's
+    parent, and dies with that. ``network``: a namespace of `interfaces.new_network` to take instead of a new one.
+    ``meanwhile`` is called while the process sets itself up; with it, the process need not wait for `Birth.start`,
+    which has to follow at once. ``door``, ``keep``, ``pivot``, ``keyring``: see `birth.Plan`; at the door it is `start`
+    that lets it go on, in any process, and `Birth.start` is not to be called.
+    Runs the hooks up to createContainer. Raises `LaunchFailed` or another `CapsaError` naming the step; then nothing
+    is left of it (the cgroup is the caller's).
+    """
+    if spec.process is None:
+        raise InvalidArgument("the specification has no process to run")
+    linux = spec.linux or Linux()
+    _refuse(linux)
+    spaces = namespaces.Namespaces(linux)
+    where = os.path.abspath(bundle)
+    with _id_maps(spec) as id_maps, cgroup.entry() as entry:
+        plan = birth.Plan(
+            spec=spec,
+            process=spec.process,
+            id=id,
+            bundle=where,
+            # Here rather than there: a fork pays for each page of memory that it is the first to write to.
+            steps=vfs_linux.lower(vfs_compile.tree(spec, root, bundle=where)),
+            entry=entry,
+            unified=cgroup.fd is None,
+            groups=cgroup.mounts() if any(mount.type.startswith("cgroup") for mount in spec.mounts) else (),
+            stdio=stdio,
+            interfaces=interfaces,
+            init=init,
+            names=names,
+            spaces=spaces,
+            id_maps=id_maps,
+            network=network if spaces.is_new("network") and not spaces.staged else None,
+            door=door,
+            keep=keep,
+            pivot=pivot,
+            keyring=keyring,
+        )
+        made = _make(plan, cgroup.fd, sibling)
+    try:
+        _attend(made, plan, cache, meanwhile)
+    except Gone as error:
+        made.abort()
+        raise _gone(error, cgroup) from error
+    except BaseException:
+        made.abort()
+        raise
+    wanted = spec.hooks or Hooks()
+    if wanted.poststart:
+        told = hooks.state(spec, id, plan.bundle, "running", made.pid)
+        made._after = lambda: hooks.run("poststart", wanted.poststart, told)
+    return made
+
+
+def _gone(error: Gone, cgroup: Cgroup) -> LaunchFailed:
+    """Why a process ended without a word while it was set up, as far as the kernel tells."""
+    if cgroup.oom_kills() > 0:
+        return LaunchFailed("the process was killed for lack of memory while it was set up: raise the memory limit")
+    return LaunchFailed(str(error))
+
+
+def _filter(linux: Linux, cache: StrPath | None) -> seccomp.Filter | None:
+    """The seccomp filter, made while the child sets itself up."""
+    return seccomp.program(linux.seccomp, cache) if linux.seccomp else None
+
+
+def _refuse(linux: Linux) -> None:
+    """What would not be done is an error if asked for."""
+    if linux.mount_label:
+        raise Unsupported(
+            f"mountLabel {linux.mount_label!r} needs SELinux on mounts, which capsa does not set: remove it"
+        )
+    if linux.intel_rdt is not None:
+        raise Unsupported("intelRdt is not supported: remove it from the specification")
+
+
+@contextlib.contextmanager
+def _id_maps(spec: Spec) -> Iterator[dict[rootfs.IDMap, int]]:
+    """A user namespace for each pair of maps that mounts need."""
+    found: dict[rootfs.IDMap, int] = {}
+    try:
+        for mount in spec.mounts:
+            if mount.uid_mappings and mount.gid_mappings:
+                uids, gids = (
+                    tuple(IDRange(inside=one.container_id, outside=one.host_id, size=one.size) for one in ids)
+                    for ids in (mount.uid_mappings, mount.gid_mappings)
+                )
+                if (uids, gids) not in found:
+                    found[uids, gids] = idmap.namespace((uids, gids))
+        yield found
+    finally:
+        for fd in found.values():
+            os.close(fd)
+
+
+def _make(plan: birth.Plan, group: int | None, sibling: bool) -> Birth:
+    """Clone the child, or the process in between."""
+    body = birth.stage if plan.spaces.staged else birth.first
+    flags = 0 if plan.spaces.staged else plan.spaces.new & ~FLAGS["cgroup"]
+    if plan.network is not None:
+        flags &= ~FLAGS["network"]
+    path = "" if plan.spaces.staged else plan.spaces.joined.get("pid", "")
+    with contextlib.ExitStack() as stack:
+        space = stack.enter_context(namespaces.opened("pid", path)) if path else None
+        pid, channel = _clone(lambda theirs: body(plan, theirs), flags, group, space, path, sibling)
+    return Birth(pid, channel, lambda: interfaces.remove(plan.interfaces))
+
+
+def _clone(
+    body: Callable[[Channel], None], flags: int, group: int | None, space: int | None, about: str, sibling: bool = False
+) -> tuple[int, Channel]:
+    """A child that lives ``body``, in the pid namespace behind ``space``; its pid, and a channel to it.
+
+    From its first moment on it cannot be looked into, see `birth.arrive`.
+    """
+    ours, theirs = Channel.pair()
+    dumpable = calls.prctl(calls.PR_GET_DUMPABLE)
+    own = -1
+    try:
+        calls.prctl(calls.PR_SET_DUMPABLE, 0)
+        if space is not None:
+            own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+            namespaces.enter("pid", space, about)
+        pid = calls.clone(flags, cgroup=group, sibling=sibling)
+        if pid == 0:
+            birth.guard(theirs, lambda: body(theirs))
+    except OSError as error:
+        ours.close()
+        raise LaunchFailed(f"cannot make the container's process: {reason(error)} ({error.filename})") from error
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        if own >= 0:
+            namespace.setns(own, FLAGS["pid"])
+            os.close(own)
+        calls.prctl(calls.PR_SET_DUMPABLE, int(dumpable == 1))
+    return pid, ours
+
+
+def _attend(made: Birth, plan: birth.Plan, cache: StrPath | None, meanwhile: Callable[[Birth], None] | None) -> None:
+    """The caller's part until the child says ``created``."""
+    channel, spec = made._channel, plan.spec
+    if plan.spaces.staged:
+        between = made.pid
+        made.pid = channel.expect("pid").number
+        with contextlib.suppress(ChildProcessError):  # a sibling is waited for by the common parent
+            os.waitpid(between, 0)
+        if plan.spaces.is_new("user"):
+            idmap.write_maps(made.pid, plan.linux.uid_mappings, plan.linux.gid_mappings)
+            channel.send("mapped")
+    if plan.interfaces:
+        interfaces.add(plan.interfaces, made.pid, plan.network)
+        channel.send("network")
+    if plan.linux.seccomp is not None and plan.linux.seccomp.listener_path:
+        made._listener = _to_agent(spec, plan, made)
+    made._filter = _filter(plan.linux, cache)
+    if meanwhile is not None:
+        try:
+            made.end = calls.pidfd_open(made.pid)  # before it may execute, and end
+        except OSError:
+            channel.last_words()
+        if spec.hooks is None and not plan.spaces.has("user"):  # those have their turn before it executes
+            made.tell()
+        meanwhile(made)
+    while True:
+        message, fd = channel.receive()
+        if message is None:
+            raise Gone("the container's process ended while it was set up")
+        if message.word == "console":
+            made.console = fd
+        elif message.word == "names" and fd is not None:
+            made.names.append(fd)
+        elif message.word == "hooks":
+            wanted = spec.hooks or Hooks()
+            told = hooks.state(spec, plan.id, plan.bundle, "creating", made.pid)
+            hooks.run("prestart", wanted.prestart, told)
+            hooks.run("createRuntime", wanted.create_runtime, told)
+            channel.send("go on", made.pid)
+        elif message.word == "created":
+            if plan.spaces.has("user"):
+                limit(plan.process.rlimits, made.pid)  # to raise one takes the host's privileges
+            if plan.door is None:
+                return
+            made.tell()
+        elif message.word == "waiting":
+            return
+
+
+def _to_agent(spec: Spec, plan: birth.Plan, made: Birth) -> Callable[[int], None]:
+    """What to do with the listener of a seccomp filter that asks another process."""
+
+    def hand_over(fd: int) -> None:
+        try:
+            policy = plan.linux.seccomp
+            assert policy is not None
+            told = hooks.state(spec, plan.id, plan.bundle, "creating", made.pid)
+            seccomp.send_listener(policy, fd, made.pid, told)
+        finally:
+            os.close(fd)
+
+    return hand_over
+
+
+# ---- additional processes ----
+
+
+def enter(
+    process: Process,
+    *,
+    spec: Spec,
+    pid: int,
+    cgroup: Cgroup,
+    stdio: Streams | None,
+    cache: StrPath | None = None,
+    tied: bool = True,
+    keep: int = 0,
+) -> Birth:
+    """Make one more process in the container whose first process is ``pid``, up to the moment before it is executed.
+
+    ``spec`` is the container's. ``tied``, ``keep``: see `entering.Plan`. Raises `LaunchFailed` or another `CapsaError`;
+    then nothing is left of it.
+    """
+    made = _enter(process, spec, pid, cgroup, stdio, cache, sibling=False, tied=tied, keep=keep)
+    try:
+        while not made.ready:
+            if made.advance():
+                raise Gone("the process ended while it was set up")
+    except Gone as error:
+        made.abort()
+        raise _gone(error, cgroup) from error
+    except BaseException:
+        made.abort()
+        raise
+    return made
+
+
+def begin(
+    process: Process, *, spec: Spec, pid: int, cgroup: Cgroup, stdio: Streams | None, cache: StrPath | None = None
+) -> Birth:
+    """Make one more process as `enter` does, as a child of the caller's parent, and execute its program.
+
+    Waits for nothing, since the container's own file systems could make that last for ever: the caller calls
+    `Birth.advance` whenever `Birth.fileno` is readable, until that is done or raises; then `Birth.close` or
+    `Birth.abort`.
+    """
+    made = _enter(process, spec, pid, cgroup, stdio, cache, sibling=True)
+    try:
+        made.end = calls.pidfd_open(made.pid)
+        if made.limits is None:
+            made.tell()
+    except OSError:  # it has ended already
+        try:
+            made.last_words()
+        except Gone as error:
+            raise _gone(error, cgroup) from error
+        finally:
+            made.close()
+    except BaseException:
+        made.abort()
+        if made.end is not None:
+            os.close(made.end)
+        raise
+    return made
+
+
+def _enter(
+    process: Process,
+    spec: Spec,
+    pid: int,
+    cgroup: Cgroup,
+    stdio: Streams | None,
+    cache: StrPath | None,
+    sibling: bool,
+    tied: bool = True,
+    keep: int = 0,
+) -> Birth:
+    linux = spec.linux or Linux()
+    kinds = [wanted.type for wanted in linux.namespaces]
+    policy = _filter(linux, cache)
+    try:
+        target = calls.pidfd_open(pid)
+    except OSError as error:
+        raise LaunchFailed(f"cannot enter the container: {reason(error)}") from error
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, target)
+        entry = stack.enter_context(cgroup.entry())
+        plan = entering.Plan(
+            process=process, linux=linux, pid=pid, target=target, kinds=kinds, entry=entry,
+            unified=cgroup.fd is None, stdio=stdio, keyring=cgroup.path.rpartition("/")[2],
+            tied=tied, keep=keep,
+        )  # fmt: skip
+        space = target if "pid" in kinds else None
+        number, channel = _clone(
+            lambda theirs: entering.live(plan, theirs), 0, cgroup.fd, space, f"of process {pid}", sibling
+        )
+    made = Birth(number, channel, lambda: None)
+    made.limits = process.rlimits if "user" in kinds else None
+    made._filter = policy
+    return made
+
+
+# ---- network interfaces ----
+
+
+def connect(pid: int, interface: Interface, names: bool = False) -> list[int]:
+    """Add an interface to the running container of process ``pid``; raises `LaunchFailed`, then there is none.
+
+    Returns the sockets of a name service where ``names`` wants them made.
+    """
+    interfaces.add([interface], pid)
+
+    def configure(netlink: Netlink, channel: Channel) -> None:
+        birth.configure(netlink, interface)
+        if names:
+            birth.serve_names(channel)
+
+    try:
+        return _in_network(pid, configure)
+    except BaseException:
+        interfaces.remove([interface])
+        raise
+
+
+def disconnect(pid: int, name: str) -> None:
+    """Remove interface ``name`` of the running container of process ``pid``; raises `LaunchFailed`."""
+
+    def remove(netlink: Netlink, _channel: Channel) -> None:
+        try:
+            netlink.delete(name)
+        except OSError as error:
+            raise LaunchFailed(f"cannot remove the interface {name}: {error.strerror}") from error
+
+    _in_network(pid, remove)
+
+
+def route(pid: int, name: str, gateways: Sequence[str]) -> None:
+    """Let default routes of the running container of process ``pid`` lead through ``name``; raises `LaunchFailed`."""
+
+    def change(netlink: Netlink, _channel: Channel) -> None:
+        try:
+            netlink.route(name, gateways)
+        except OSError as error:
+            raise LaunchFailed(f"cannot make {name} the default route: {error.strerror}") from error
+
+    _in_network(pid, change)
+
+
+def _in_network(pid: int, do: Callable[[Netlink, Channel], None]) -> list[int]:
+    """Call ``do`` in a child that is in the network namespace of process ``pid``; the sockets that it sends."""
+
+    def live(theirs: Channel) -> None:
+        birth.tie()
+        with namespaces.opened("network", f"/proc/{pid}/ns/net") as fd:
+            namespaces.enter("network", fd, f"of process {pid}")
+        with Netlink() as netlink:
+            do(netlink, theirs)
+        theirs.send("done")
+
+    child, channel = _clone(live, 0, None, None, "")
+    sent: list[int] = []
+    try:
+        while True:
+            message, fd = channel.receive()
+            if fd is not None:
+                sent.append(fd)
+            if message is None:
+                raise Gone("the process that changes the container's network went away")
+            if message.word == "done":
+                return sent
+    except BaseException:
+        for fd in sent:
+            os.close(fd)
+        raise
+    finally:
+        channel.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(child, 0)
+
+
+# ---- the end ----
+
+
+def ended(spec: Spec, *, id: str, bundle: StrPath) -> list[str]:
+    """Run the poststop hooks of a container that is gone; what went wrong is returned, the others run nonetheless."""
+    trouble = []
+    told = hooks.state(spec, id, os.path.abspath(bundle), "stopped", 0)
+    for hook in (spec.hooks or Hooks()).poststop:
+        try:
+            hooks.run("poststop", [hook], told)
+        except CapsaError as error:
+            trouble.append(str(error))
+    return trouble

@@ -1,0 +1,89 @@
+"""Hooks (config.md, POSIX-platform Hooks): programs at six points of a container's life, with its state on stdin."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from capsa.errors import LaunchFailed, reason
+from capsa.oci.runtime import Hook, Spec, State
+from capsa.sys.process import pidfd_open
+
+_EXCERPT = 1000  # bytes of a failed hook's output that go into the error
+
+
+def state(
+    spec: Spec, id: str, bundle: str, status: Literal["creating", "created", "running", "stopped"], pid: int
+) -> State:
+    """The state that a hook is told."""
+    return State(
+        oci_version=spec.oci_version, id=id, status=status, pid=pid, bundle=bundle, annotations=spec.annotations
+    )
+
+
+def run(kind: str, hooks: Sequence[Hook], told: State) -> None:
+    """Run ``hooks`` in order, in the namespaces of the caller; the first that fails raises `LaunchFailed`."""
+    for number, hook in enumerate(hooks):
+        failure = _run(hook, msgspec.json.encode(told))
+        if failure:
+            raise LaunchFailed(f"{kind} hook {number} ({hook.path}) failed: {failure}")
+
+
+def _run(hook: Hook, told: bytes) -> str:
+    """Run one; why it failed, or nothing."""
+    stdin = os.memfd_create("state", os.MFD_CLOEXEC)
+    output = os.memfd_create("output", os.MFD_CLOEXEC)
+    try:
+        os.write(stdin, told)
+        os.lseek(stdin, 0, os.SEEK_SET)
+        environment = dict(word.split("=", 1) for word in hook.env if "=" in word)
+        actions = [
+            (os.POSIX_SPAWN_DUP2, stdin, 0),
+            (os.POSIX_SPAWN_DUP2, output, 1),
+            (os.POSIX_SPAWN_DUP2, output, 2),
+        ]
+        try:
+            pid = os.posix_spawn(
+                hook.path,
+                hook.args or [hook.path],
+                environment,
+                file_actions=actions,
+                setsigmask=(),
+                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+            )
+        except OSError as error:
+            return reason(error)
+        code = _wait(pid, hook.timeout)
+        if code is None:
+            return f"it took longer than {hook.timeout} s"
+        if code == 0:
+            return ""
+        how = f"exit status {code}" if code > 0 else f"signal {-code}"
+        os.lseek(output, 0, os.SEEK_SET)
+        said = os.read(output, _EXCERPT).decode(errors="replace").strip()
+        return f"{how}: {said}" if said else how
+    finally:
+        os.close(stdin)
+        os.close(output)
+
+
+def _wait(pid: int, timeout: int | None) -> int | None:
+    """Its exit code (negative: a signal), None if it had to be killed."""
+    late = False
+    if timeout is not None:
+        fd = pidfd_open(pid)
+        try:
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            late = not poll.poll(timeout * 1000)
+            if late:
+                os.kill(pid, signal.SIGKILL)
+        finally:
+            os.close(fd)
+    _, status = os.waitpid(pid, 0)
+    return None if late else os.waitstatus_to_exitcode(status)

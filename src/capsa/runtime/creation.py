@@ -1,0 +1,265 @@
+"""``create`` and ``run`` (runtime.md, Create and Start)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+from capsa.errors import CapsaError, InvalidArgument, Unsupported, reason
+from capsa.oci import runtime
+from capsa.runtime import console
+from capsa.runtime.container import Container, process_began
+from capsa.runtime.record import Record
+from capsa.runtime.verb import Verb
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capsa.cli.options import Options
+    from capsa.oci.runtime import Spec
+    from capsa.platform.linux.cgroup import Cgroup
+    from capsa.platform.linux.container import Birth
+    from capsa.runtime.verb import Settings
+
+_TABLE = """
+  -b, --bundle string           Directory of the bundle (default: the working directory)
+      --console-socket string   Send the terminal's master side to this unix socket
+      --no-new-keyring          Let the container have the caller's session keyring
+      --no-pivot                Do not exchange the root, which is impossible on a RAM disk
+      --pid-file string         Write the process id to this file
+      --preserve-fds int        Pass this many more file descriptors on, from 3 on
+"""
+_RUN_TABLE = """
+  -d, --detach                  Return when the program runs
+      --keep                    Keep the container's state when it has ended
+      --no-subreaper            Do not look after orphans of the container
+"""
+
+
+def create(settings: Settings, options: Options) -> int:
+    """``capsa-runtime create ID``."""
+    container = Container(settings.root, options.arguments[0])
+    _create(settings, options, container, console.socket_of(options, required=True))
+    return 0
+
+
+def run(settings: Settings, options: Options) -> int:
+    """``capsa-runtime run ID``: create, start, wait, delete; the program's exit code."""
+    from capsa.runtime import foreground, removal, start
+
+    container = Container(settings.root, options.arguments[0])
+    detach = options.switch("detach")
+    target = console.socket_of(options, required=detach)
+    if not detach:
+        foreground.prepare(subreaper=not options.switch("no-subreaper"))
+    master = _create(settings, options, container, target, relayed=not detach)
+    try:
+        with container.locked():
+            start.begin(container)
+    except BaseException:
+        with contextlib.suppress(CapsaError), container.locked():
+            removal.remove(settings, container, force=True)
+        raise
+    if detach:
+        return 0
+    code = foreground.wait(container.record.pid, master)
+    if not options.switch("keep"):
+        with container.locked():
+            removal.remove(settings, container, force=True)
+    return code
+
+
+def _create(
+    settings: Settings,
+    options: Options,
+    container: Container,
+    target: str,
+    *,
+    relayed: bool = False,
+) -> int | None:
+    """Make it; the master side of its terminal where that is to be ``relayed`` and no socket ``target`` wants it.
+
+    After a failure nothing is left.
+    """
+    bundle = os.path.realpath(options.text("bundle") or ".")
+    path = f"{bundle}/config.json"
+    try:
+        with open(path, "rb") as file:
+            config = file.read()
+    except OSError as error:
+        raise InvalidArgument(f"cannot read {path}: {reason(error)}") from error
+    spec = runtime.loads(config, path)
+    _check(spec, path)
+    assert spec.process is not None and spec.root is not None
+    if spec.process.terminal and not target and not relayed:
+        raise InvalidArgument(
+            "the process wants a terminal (process.terminal), and nobody would get it: name a --console-socket"
+        )
+    if target and not spec.process.terminal:
+        raise InvalidArgument("--console-socket is given, but the process wants no terminal (process.terminal)")
+    keep = _preserved(options, spec)
+    container.make(config)
+    with contextlib.ExitStack() as undo:
+        undo.callback(container.remove)
+        with container.locked():
+            record = _record(container, bundle, spec)
+            record.cgroup, record.unit = _place(settings, container, spec)
+            container.save(record)  # what is made from here on can be found if this process is killed
+            cgroup = _group(record, spec, undo)
+            birth = _birth(options, container, spec, bundle, cgroup, keep)
+            undo.callback(birth.abort)
+            record.freezer = cgroup.freezer()
+            master: int | None = None
+            if birth.console is not None:
+                if target:
+                    console.send(target, birth.console)
+                    os.close(birth.console)
+                else:
+                    master = birth.console
+                birth.console = None
+            record.pid, record.began = birth.pid, process_began(birth.pid)
+            container.save(record)
+            if pid_file := options.text("pid-file"):
+                write_pid(pid_file, birth.pid)
+            birth.close()
+            undo.pop_all()
+    return master
+
+
+def _check(spec: Spec, path: str) -> None:
+    """What a runtime has to be told."""
+    version = spec.oci_version.partition(".")[0]
+    if version != "1":
+        raise InvalidArgument(f"ociVersion of {path} is {spec.oci_version!r}: 1.x is supported")
+    if spec.process is None:
+        raise InvalidArgument(f"{path} has no process: nothing could be started")
+    if spec.root is None:
+        raise InvalidArgument(f"{path} has no root: name the root file system")
+    for other in ("windows", "solaris", "vm"):
+        if getattr(spec, other) is not None:
+            raise Unsupported(f"{path} is for another platform: it has a section {other!r}")
+
+
+def _preserved(options: Options, spec: Spec) -> int:
+    """How many descriptors from 3 on go to the program; those of socket activation come first (sd_listen_fds(3))."""
+    keep = preserved(options)
+    listen = os.environ.get("LISTEN_FDS", "")
+    if listen.isdecimal() and int(listen) > 0 and spec.process is not None:
+        keep += int(listen)
+        spec.process.env = [*spec.process.env, f"LISTEN_FDS={listen}", "LISTEN_PID=1"]
+        names = os.environ.get("LISTEN_FDNAMES")
+        if names is not None:
+            spec.process.env.append(f"LISTEN_FDNAMES={names}")
+    return _open_ones(keep)
+
+
+def preserved(options: Options) -> int:
+    """``--preserve-fds``, all of them open; raises `InvalidArgument`."""
+    keep = options.number("preserve-fds") or 0
+    if not 0 <= keep < 1 << 20:
+        raise InvalidArgument(f"--preserve-fds {keep}: how many descriptors from 3 on are to be passed on?")
+    return _open_ones(keep)
+
+
+def _open_ones(keep: int) -> int:
+    for fd in range(3, 3 + keep):
+        try:
+            os.set_inheritable(fd, True)
+        except OSError as error:
+            raise InvalidArgument(f"file descriptor {fd} cannot be passed on: {reason(error)}") from error
+    return keep
+
+
+def _record(container: Container, bundle: str, spec: Spec) -> Record:
+    import msgspec
+
+    assert spec.root is not None
+    rootfs, created = os.path.normpath(os.path.join(bundle, spec.root.path)), _now()
+    told = {
+        "ociVersion": spec.oci_version,
+        "id": container.id,
+        "bundle": bundle,
+        "rootfs": rootfs,
+        "created": created,
+        "owner": "root",
+        "annotations": spec.annotations,
+    }
+    text = msgspec.json.format(msgspec.json.encode(told), indent=2).decode()
+    return Record(bundle=bundle, rootfs=rootfs, created=created, told=text)
+
+
+def _place(settings: Settings, container: Container, spec: Spec) -> tuple[str, str]:
+    """The path of the container's cgroup, and the systemd scope that it belongs to."""
+    from capsa.platform.linux.cgroup import normalised
+
+    path = spec.linux.cgroups_path if spec.linux is not None else ""
+    if settings.systemd:
+        raise Unsupported("--systemd-cgroup is not there yet: leave it out")
+    return normalised(path or f"/{DEFAULT_PARENT}/{container.id}"), ""
+
+
+def _group(record: Record, spec: Spec, undo: contextlib.ExitStack) -> Cgroup:
+    """The container's cgroup, made as ``record`` says."""
+    from capsa.platform.linux.cgroup import Cgroup
+
+    resources = spec.linux.resources if spec.linux is not None else None
+    cgroup = Cgroup.create(record.cgroup, resources)
+    undo.callback(_remove, cgroup)
+    return cgroup
+
+
+DEFAULT_PARENT = "capsa-runtime"
+
+
+def _remove(cgroup: Cgroup) -> None:
+    from capsa.platform.linux.cgroup import remove_parent
+
+    with contextlib.suppress(CapsaError):
+        cgroup.kill()
+        cgroup.remove()
+        if cgroup.path.startswith(f"/{DEFAULT_PARENT}/"):
+            remove_parent(f"/{DEFAULT_PARENT}")
+
+
+def _birth(options: Options, container: Container, spec: Spec, bundle: str, cgroup: Cgroup, keep: int) -> Birth:
+    from capsa.platform.linux import container as platform
+    from capsa.platform.linux import door
+
+    assert spec.process is not None
+    with door.make(container.door) as listener:
+        return platform.create(
+            spec,
+            id=container.id,
+            bundle=bundle,
+            cgroup=cgroup,
+            stdio=None if spec.process.terminal else (0, 1, 2),
+            cache=f"{os.path.dirname(container.directory)}/.seccomp",
+            door=listener.fileno(),
+            keep=keep,
+            pivot=not options.switch("no-pivot"),
+            keyring=not options.switch("no-new-keyring"),
+        )
+
+
+def write_pid(path: str, pid: int) -> None:
+    """The pid file, which appears whole; raises `CapsaError`."""
+    hidden = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}")
+    try:
+        with open(hidden, "w") as file:
+            file.write(str(pid))
+        os.rename(hidden, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(hidden)
+        raise CapsaError(f"cannot write the process id to {path}: {reason(error)}") from error
+
+
+def _now() -> str:
+    now = time.time_ns()
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9)) + f".{now % 10**9:09d}Z"
+
+
+VERBS = {
+    "create": Verb("create", "ID", "Create a container, up to the execution of its program", _TABLE, create),
+    "run": Verb("run", "ID", "Create a container, start it, wait for its end, delete it", _TABLE + _RUN_TABLE, run),
+}

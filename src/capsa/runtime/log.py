@@ -1,0 +1,55 @@
+"""The log file of ``--log``, which containerd, podman and others read to learn why a call failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+from capsa.runtime.verb import PROGRAM
+
+
+class Log:
+    """Where failures are said: on standard error, and in a file as logrus, which runc uses, would write it."""
+
+    def __init__(self, path: str | None, form: str, *, debug: bool) -> None:
+        """``form`` is ``text`` or ``json``."""
+        self._path = path
+        self._json = form == "json"
+        self._debug = debug
+
+    def error(self, message: str) -> None:
+        """The call has failed."""
+        self._write("error", message)
+        print(f"{PROGRAM}: {message}", file=sys.stderr)
+
+    def debug(self, message: str) -> None:
+        """Said only with ``--debug``."""
+        if self._debug:
+            self._write("debug", message)
+            if self._path is None:
+                print(f"{PROGRAM}: {message}", file=sys.stderr)
+
+    def trace(self) -> None:
+        """Where the failure that is being handled came from; said only with ``--debug``."""
+        if self._debug:
+            import traceback
+
+            for line in traceback.format_exc().splitlines():
+                self.debug(line)
+
+    def _write(self, level: str, message: str) -> None:
+        if self._path is None:
+            return
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        if self._json:
+            line = json.dumps({"level": level, "msg": message, "time": now})
+        else:
+            line = f'time="{now}" level={level} msg={json.dumps(message)}'
+        try:
+            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            with open(fd, "w") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            print(f"{PROGRAM}: cannot write to the log {self._path}: {error.strerror}", file=sys.stderr)

@@ -1,0 +1,59 @@
+"""Linux namespaces: their flags, leaving one's own (``unshare(2)``), joining others (``setns(2)``)."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from capsa.sys.call import call
+
+FLAGS: Final = {
+    "user": 0x10000000,
+    "mount": 0x00020000,
+    "pid": 0x20000000,
+    "network": 0x40000000,
+    "ipc": 0x08000000,
+    "uts": 0x04000000,
+    "cgroup": 0x02000000,
+    "time": 0x00000080,
+}
+"""OCI's name of a namespace type, and the CLONE_NEW… flag for it."""
+
+FILES: Final = {
+    "user": "user",
+    "mount": "mnt",
+    "pid": "pid",
+    "network": "net",
+    "ipc": "ipc",
+    "uts": "uts",
+    "cgroup": "cgroup",
+    "time": "time",
+}
+"""OCI's name of a namespace type, and its file below ``/proc/PID/ns``."""
+
+
+def unshare(flags: int) -> None:
+    """Move the calling process into new namespaces; raises `OSError`."""
+    call("unshare", flags, about=names(flags))
+
+
+def setns(fd: int, flags: int, about: str = "") -> None:
+    """Join the namespace behind ``fd`` (or, with a pidfd, all of ``flags``); raises `OSError` naming ``about``."""
+    call("setns", fd, flags, about=about or names(flags))
+
+
+def set_host_name(name: str) -> None:
+    """Set the host name of the calling process's uts namespace; raises `OSError`."""
+    data = os.fsencode(name)
+    call("sethostname", data, len(data), about=name)
+
+
+def set_domain_name(name: str) -> None:
+    """Set the NIS domain name of the calling process's uts namespace; raises `OSError`."""
+    data = os.fsencode(name)
+    call("setdomainname", data, len(data), about=name)
+
+
+def names(flags: int) -> str:
+    """The namespaces in ``flags``, for people."""
+    return " ".join(name for name, flag in FLAGS.items() if flags & flag)

@@ -1,0 +1,1 @@
+"""The VFS tree of a container, and its lowerings."""

@@ -1,0 +1,256 @@
+"""capsa-runtime: a container's life in separate calls, as runtime.md has it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from fixtures import bundle as b
+from fixtures.bundle import shell, spec, with_process
+from fixtures.runtime import RuntimeUnderTest, runtime
+from fixtures.wait import until
+
+from capsa.oci.runtime import Hook, Hooks
+
+pytestmark = b.NEEDS
+
+
+@pytest.fixture
+def oci(tmp_path: Path) -> Iterator[RuntimeUnderTest]:
+    with runtime(tmp_path) as made:
+        yield made
+
+
+def test_created_started_stopped_deleted(oci: RuntimeUnderTest) -> None:
+    oci.write(spec("echo ran; sleep 1000"))
+    assert oci.status() == "gone"
+    oci.create("--pid-file", str(oci.base / "pid"))
+    state = oci.state()
+    assert (state["status"], state["bundle"], state["id"]) == ("created", str(oci.bundle), "box")
+    assert state["pid"] == int((oci.base / "pid").read_text())
+    assert Path(f"/proc/{state['pid']}").exists() and oci.output == ""
+    oci("start", "box")
+    until(lambda: oci.output == "ran\n")
+    assert oci.status() == "running"
+    refused = oci("delete", "box", check=False)
+    assert refused.returncode == 1 and "not stopped: running" in refused.stderr
+    oci("kill", "box", "KILL")
+    until(lambda: oci.status() == "stopped")
+    assert oci.state()["pid"] == 0
+    oci("delete", "box")
+    assert oci.status() == "gone" and not oci.traces()
+
+
+def test_what_a_state_does_not_allow_is_refused_and_changes_nothing(oci: RuntimeUnderTest) -> None:
+    oci.write(spec("sleep 1000"))
+
+    def refused(*words: str) -> str:
+        done = oci(*words, check=False)
+        assert done.returncode, words
+        return done.stderr
+
+    for verb in ("start", "state", "kill", "delete", "pause", "resume", "update", "ps", "events"):
+        assert "container box does not exist" in refused(verb, "box"), verb
+    assert "container box does not exist" in refused("exec", "box", "true")
+    oci("delete", "--force", "box")
+    oci.create()
+    assert "container with id exists: box" in refused("create", "box")
+    assert "not stopped: created" in refused("delete", "box")
+    assert "it is not paused" in refused("resume", "box")
+    assert oci.status() == "created"
+    oci("start", "box")
+    assert "it is running, not created" in refused("start", "box")
+    oci("pause", "box")
+    assert oci.status() == "paused"
+    assert "it is paused" in refused("pause", "box") and "paused container" in refused("exec", "box", "true")
+    oci("resume", "box")
+    oci("kill", "--all", "box", "9")
+    until(lambda: oci.status() == "stopped")
+    assert "container not running" in refused("kill", "box", "TERM")
+    for verb in (["start", "box"], ["pause", "box"], ["exec", "box", "true"], ["update", "--memory", "64m", "box"]):
+        refused(*verb)
+    oci("delete", "box")
+
+
+@pytest.mark.parametrize("words", [(), ("a", "b"), ("../box",), ("",), ("a/b",)])
+def test_an_id_is_needed_and_is_one_word(oci: RuntimeUnderTest, words: tuple[str, ...]) -> None:
+    for verb in ("create", "start", "state", "delete", "pause"):
+        done = oci(verb, *words, check=False)
+        assert done.returncode == 1 and done.stderr.startswith("capsa-runtime: "), verb
+
+
+def test_run_waits_and_its_exit_code_is_the_programs(oci: RuntimeUnderTest) -> None:
+    oci.write(spec("cat; echo failed >&2; exit 7"))
+    done = oci("run", "box", check=False, input="some words", stdin=None)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "some words", "failed\n")
+    assert not oci.traces()
+    oci.write(spec("kill -SEGV $$"))
+    oci.write(spec(["sh", "-c", "sh -c 'kill -9 $PPID'; sleep 5"]))
+    oci("run", "--keep", "box", check=False)
+    assert oci.status() == "stopped"
+
+
+def test_run_passes_signals_on(oci: RuntimeUnderTest) -> None:
+    oci.write(spec("trap 'echo got it; exit 9' TERM; echo ready; while :; do sleep 0.05; done"))
+    with subprocess.Popen(oci.arguments("run", "box"), cwd=oci.bundle, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "got it\n"
+        assert process.wait(30) == 9
+
+
+def test_a_program_that_cannot_be_executed_fails_the_creation_or_the_start(oci: RuntimeUnderTest) -> None:
+    oci.write(spec(["nothing-like-it"]))
+    done = oci("create", "box", check=False)
+    assert done.returncode == 1 and 'exec: "nothing-like-it": executable file not found in $PATH' in done.stderr
+    assert not oci.traces()
+    (oci.root / "bin" / "plain").write_text("no program")
+    oci.write(spec(["plain"]))
+    oci.create()
+    done = oci("start", "box", check=False)
+    assert done.returncode == 1 and "permission denied" in done.stderr
+    until(lambda: oci.status() == "stopped")
+    oci("delete", "box")
+    assert oci("run", "box", check=False).returncode == 1
+    assert not oci.traces()
+
+
+def test_failures_go_to_the_log_in_the_form_asked_for(oci: RuntimeUnderTest) -> None:
+    log = oci.base / "log"
+    oci("--log", str(log), "--log-format", "json", "start", "box", check=False)
+    entry = json.loads(log.read_text())
+    assert entry["level"] == "error" and entry["msg"] == "container box does not exist" and entry["time"]
+    oci("--log", str(log), "start", "box", check=False)
+    assert log.read_text().splitlines()[1].endswith('level=error msg="container box does not exist"')
+
+
+def test_hooks_run_at_their_points_with_the_state(oci: RuntimeUnderTest) -> None:
+    def hook(name: str) -> list[Hook]:
+        where = oci.base if name not in ("createContainer", "startContainer") else Path("/tmp")
+        script = (
+            f"cat >{where}/{name}; ls /proc/self/ns >/dev/null; date +%s%N >>{oci.base}/order.{name} 2>/dev/null; :"
+        )
+        return [Hook(path="/bin/sh", args=["sh", "-c", script])]
+
+    wanted = Hooks(
+        prestart=hook("prestart"),
+        create_runtime=hook("createRuntime"),
+        start_container=hook("startContainer"),
+        poststart=hook("poststart"),
+        poststop=hook("poststop"),
+    )
+    oci.write(msgspec.structs.replace(spec("sleep 1000"), hooks=wanted, annotations={"a": "b"}))
+
+    def told(name: str, directory: Path = oci.base) -> dict[str, object]:
+        return dict(json.loads((directory / name).read_text()))
+
+    oci.create()
+    pid = oci.state()["pid"]
+    for name in ("prestart", "createRuntime"):
+        found = told(name)
+        assert (found["status"], found["pid"], found["annotations"]) == ("creating", pid, {"a": "b"})
+    assert not (oci.root / "tmp" / "startContainer").exists() and not (oci.base / "poststart").exists()
+    oci("start", "box")
+    assert told("startContainer", oci.root / "tmp")["status"] == "created"
+    assert told("poststart")["status"] == "running"
+    oci("kill", "box", "KILL")
+    until(lambda: oci.status() == "stopped")
+    assert not (oci.base / "poststop").exists()
+    oci("delete", "box")
+    assert told("poststop")["status"] == "stopped"
+
+
+def test_a_container_outlives_the_runtime_and_its_caller(oci: RuntimeUnderTest) -> None:
+    oci.write(spec("sleep 1000"))
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()
+            oci.create()
+            oci("start", "box")
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert oci.status() == "running"
+    assert oci("exec", "box", "echo", "there").stdout == "there\n"
+
+
+def test_a_created_container_can_be_told_to_end(oci: RuntimeUnderTest) -> None:
+    oci.create()
+    oci("kill", "box", "TERM")
+    until(lambda: oci.status() == "stopped")
+    oci("delete", "box")
+
+
+def test_the_specification_is_that_of_the_creation(oci: RuntimeUnderTest) -> None:
+    oci.write(spec("echo first"))
+    oci.create()
+    oci.write(spec("echo second"))
+    oci("start", "box")
+    until(lambda: oci.status() == "stopped")
+    assert oci.output == "first\n"
+
+
+def test_spec_writes_one_that_runs(oci: RuntimeUnderTest) -> None:
+    (oci.bundle / "config.json").unlink()
+    oci("spec")
+    made = json.loads((oci.bundle / "config.json").read_text())
+    assert "exists" in oci("spec", check=False).stderr
+    made["process"] |= {"terminal": False, "args": ["sh", "-c", "echo $0 here; touch /x"]}
+    oci.write(made)
+    done = oci("run", "box", check=False)
+    assert done.stdout == "sh here\n" and "Read-only file system" in done.stderr
+
+
+def test_features_are_those_of_the_specification(oci: RuntimeUnderTest) -> None:
+    found = json.loads(oci("features").stdout)
+    assert set(found["hooks"]) >= {"createRuntime", "poststop"}
+    assert {"rbind", "ro", "idmap"} <= set(found["mountOptions"])
+    assert found["linux"]["seccomp"]["enabled"] and "SCMP_ACT_NOTIFY" in found["linux"]["seccomp"]["actions"]
+    assert set(found["linux"]["namespaces"]) == {
+        *("cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"),
+    }
+
+
+def test_descriptors_are_passed_on_where_asked_for(oci: RuntimeUnderTest) -> None:
+    oci.write(spec("ls /proc/self/fd | tr '\\n' ' '; cat <&3"))
+    reader, writer = os.pipe()
+    os.write(writer, b"through 3\n")
+    os.close(writer)
+    script = f'exec 3<&{reader}; exec "$@"'
+    words = ["bash", "-c", script, "bash", *oci.arguments("run", "--preserve-fds", "1", "box")]
+    done = subprocess.run(words, cwd=oci.bundle, capture_output=True, text=True, pass_fds=(reader,), timeout=60)
+    os.close(reader)
+    assert done.stdout == "0 1 2 3 4 through 3\n", done
+    oci.write(with_process(spec(), args=shell("ls /proc/self/fd | tr '\\n' ' '").args))
+    assert oci("run", "box").stdout == "0 1 2 3 "  # 3 is of ls itself
+
+
+def test_what_is_not_there_yet_is_said(oci: RuntimeUnderTest) -> None:
+    for words in (
+        ["checkpoint", "box"],
+        ["restore", "box"],
+        ["--criu", "criu", "list"],
+        ["--systemd-cgroup", "run", "box"],
+    ):
+        done = oci(*words, check=False)
+        assert done.returncode == 1 and "not there yet" in done.stderr, words
+    assert not oci.traces()
+
+
+def test_debug_tells_what_is_done_and_where_it_failed(oci: RuntimeUnderTest) -> None:
+    log = oci.base / "log"
+    oci("--debug", "--log", str(log), "run", "box")
+    assert "level=debug" in log.read_text() and "run box" in log.read_text()
+    oci("--debug", "--log", str(log), "start", "box", check=False)
+    assert "Traceback" in log.read_text()
+    log.unlink()
+    oci("--log", str(log), "run", "box")
+    assert not log.exists()
