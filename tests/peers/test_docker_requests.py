@@ -213,6 +213,9 @@ def full(value):
     """A document without what is empty: a null, a zero, an empty text, list or object."""
     if isinstance(value, dict):
         value.pop("CheckDuplicate", None)  # what every engine does since long
+        for ipam in [value["IPAM"]] if isinstance(value.get("IPAM"), dict) else []:
+            if ipam.get("Config"):  # docker's client walks a map: each run has an order of its own
+                ipam["Config"].sort(key=lambda pool: pool.get("Subnet", ""))
         return {name: one for name, item in value.items() if (one := full(item)) not in (None, "", 0, False, [], {})}
     return [full(item) for item in value] if isinstance(value, list) else value
 

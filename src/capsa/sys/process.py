@@ -29,6 +29,8 @@ PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 CLOSE_RANGE_CLOEXEC: Final = 4
 _NO_LIMIT: Final = 0xFFFFFFFF
 _SIGNALS: Final = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+# What glibc keeps for its threads and hides from Python; whoever started us may ignore it all the same.
+_HIDDEN_SIGNALS: Final = (32, 33)
 
 
 class _CloneArguments(ctypes.Structure):
@@ -115,6 +117,8 @@ def default_signals() -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) is signal.SIG_IGN:
             call("rt_sigaction", number, default, None, 8)
+    for hidden in _HIDDEN_SIGNALS:
+        call("rt_sigaction", hidden, default, None, 8)
 
 
 def reap(main: int) -> int | None:
