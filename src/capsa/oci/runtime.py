@@ -14,7 +14,7 @@ import msgspec
 
 from capsa.errors import InvalidArgument
 
-VERSION = "1.2.0"
+VERSION = "1.3.0"
 
 
 class Struct(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -268,6 +268,16 @@ class Personality(Struct):
     flags: list[str] = []
 
 
+class MemoryPolicy(Struct):
+    mode: str
+    nodes: str = ""
+    flags: list[str] = []
+
+
+class NetDevice(Struct):
+    name: str = ""
+
+
 class TimeOffset(Struct):
     secs: int = 0
     nanosecs: int = 0
@@ -279,6 +289,7 @@ class Linux(Struct):
     gid_mappings: list[IDMapping] = []
     time_offsets: dict[str, TimeOffset] = {}
     devices: list[Device] = []
+    net_devices: dict[str, NetDevice] = {}
     cgroups_path: str = ""
     resources: Resources | None = None
     intel_rdt: IntelRdt | None = None
@@ -289,6 +300,7 @@ class Linux(Struct):
     readonly_paths: list[str] = []
     mount_label: str = ""
     personality: Personality | None = None
+    memory_policy: MemoryPolicy | None = None
 
 
 class Spec(Struct):

@@ -42,6 +42,8 @@ def spec(_settings: Settings, options: Options) -> int:
 
 def example(*, rootless: bool = False) -> dict[str, Any]:
     """A specification of a shell in ``rootfs``, with the usual restrictions."""
+    from capsa.oci.runtime import VERSION
+
     namespaces = ["pid", "network", "ipc", "uts", "mount", "cgroup"]
     mounts: list[dict[str, Any]] = [
         {"destination": "/proc", "type": "proc", "source": "proc"},
@@ -85,7 +87,7 @@ def example(*, rootless: bool = False) -> dict[str, Any]:
     linux["namespaces"] = [{"type": name} for name in namespaces]
     linux |= {"maskedPaths": _MASKED, "readonlyPaths": _READ_ONLY}
     return {
-        "ociVersion": "1.2.0",
+        "ociVersion": VERSION,
         "process": {
             "terminal": True,
             "user": {"uid": 0, "gid": 0},
@@ -114,7 +116,7 @@ def known() -> dict[str, Any]:
     import capsa
     from capsa.oci.runtime import VERSION
     from capsa.platform.linux import capabilities, seccomp_compile
-    from capsa.sys import namespace
+    from capsa.sys import namespace, schedule
     from capsa.vfs import options as mount_options
 
     return {
@@ -130,6 +132,8 @@ def known() -> dict[str, Any]:
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},
             "intelRdt": {"enabled": False},
+            "memoryPolicy": {"modes": sorted(schedule.MEMORY_POLICIES), "flags": sorted(schedule.MEMORY_FLAGS)},
+            "netDevices": {"enabled": True},
             "mountExtensions": {"idmap": {"enabled": True}},
         },
         "annotations": {"org.capsa.version": capsa.__version__},

@@ -37,7 +37,8 @@ IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA, IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLAT
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_EUI64, IN6_ADDR_GEN_MODE_NONE = 8, 0, 1
 VETH_INFO_PEER = 1
 RTEXT_FILTER_SKIP_STATS = 8
-IFA_ADDRESS, IFA_LOCAL = 1, 2
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
+RT_SCOPE_UNIVERSE = 0
 IFA_F_NODAD, IFA_F_PERMANENT = 0x02, 0x80
 RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
 RT_TABLE_MAIN, RTPROT_BOOT, RTN_UNICAST = 254, 3, 1
@@ -184,6 +185,28 @@ class Netlink:
     def route(self, name: str, gateways: Sequence[str]) -> None:
         """Make interface ``name`` the default route, through each of ``gateways``; replaces another one."""
         self._socket.exchange("route", name, _routes(self.index(name), gateways))
+
+    def move(self, name: str, new_name: str, space: int) -> None:
+        """Move interface ``name`` as ``new_name`` into the network namespace behind the open file ``space``.
+
+        ``%d`` in ``new_name`` stands for the first number that is free there. Raises `OSError` with EEXIST for a name
+        in use.
+        """
+        body = _link.pack(0, 0, self.index(name), 0, 0)
+        body += attributes((IFLA_NET_NS_FD, _uint.pack(space)), (IFLA_IFNAME, _name(new_name)))
+        self._socket.exchange("move", name, [(RTM_NEWLINK, 0, body)])
+
+    def lasting_addresses(self, name: str) -> list[str]:
+        """The permanent addresses of global scope that interface ``name`` has, as ``A.B.C.D/N`` or IPv6."""
+        index, found = self.index(name), []
+        for reply in self._socket.dump("list addresses", RTM_GETADDR, _address.pack(0, 0, 0, 0, 0)):
+            family, prefix, flags, scope, where = _address.unpack_from(reply)
+            values = dict(parts(reply, _address.size))
+            flags = _number(values.get(IFA_FLAGS)) or flags
+            packed = values.get(IFA_LOCAL) or values.get(IFA_ADDRESS)
+            if where == index and packed and flags & IFA_F_PERMANENT and scope == RT_SCOPE_UNIVERSE:
+                found.append(f"{socket.inet_ntop(family, packed)}/{prefix}")
+        return found
 
     def attach(self, name: str, bridge: str, isolated: bool = False) -> None:
         """Make interface ``name`` a port of ``bridge``, ``isolated`` as in `add_veth`."""

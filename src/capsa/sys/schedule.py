@@ -1,8 +1,13 @@
-"""How a process is scheduled and how it sees the machine: ``sched_setattr``, ``ioprio_set``, ``personality``."""
+"""How a process is scheduled, where its memory is, how it sees the machine.
+
+``sched_setattr``, ``ioprio_set``, ``set_mempolicy``, ``personality``.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import sys
+from collections.abc import Iterable
 from typing import Final
 
 from capsa.sys.call import call
@@ -26,6 +31,20 @@ FLAGS: Final = {
     "SCHED_FLAG_UTIL_CLAMP_MAX": 0x40,
 }
 IO_CLASSES: Final = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
+MEMORY_POLICIES: Final = {
+    "MPOL_DEFAULT": 0,
+    "MPOL_PREFERRED": 1,
+    "MPOL_BIND": 2,
+    "MPOL_INTERLEAVE": 3,
+    "MPOL_LOCAL": 4,
+    "MPOL_PREFERRED_MANY": 5,
+    "MPOL_WEIGHTED_INTERLEAVE": 6,
+}
+MEMORY_FLAGS: Final = {
+    "MPOL_F_NUMA_BALANCING": 1 << 13,
+    "MPOL_F_RELATIVE_NODES": 1 << 14,
+    "MPOL_F_STATIC_NODES": 1 << 15,
+}
 PERSONALITIES: Final = {"LINUX": 0x0, "LINUX32": 0x8}
 
 
@@ -69,6 +88,13 @@ def sched_setattr(
 def ioprio_set(io_class: int, priority: int) -> None:
     """Set the calling process's I/O priority: ``priority`` 0 (first) to 7. Raises `OSError`."""
     call("ioprio_set", 1, 0, io_class << 13 | priority, about=f"{io_class}:{priority}")
+
+
+def set_mempolicy(mode: int, nodes: Iterable[int]) -> None:
+    """Set the calling process's NUMA policy, ``mode`` with its flags; raises `OSError`."""
+    mask = sum(1 << node for node in nodes)
+    size = mask.bit_length() // 64 * 8 + 8
+    call("set_mempolicy", mode, mask.to_bytes(size, sys.byteorder) if mask else None, size * 8 + 1 if mask else 0)
 
 
 def personality(domain: int) -> None:

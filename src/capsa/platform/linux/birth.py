@@ -250,6 +250,8 @@ def _live(plan: Plan, channel: Channel, tree: rootfs.Rootfs) -> None:
         hooks.run("startContainer", wanted.start_container, told)
     if plan.linux.personality is not None:
         process.personality(plan.linux.personality)
+    if plan.linux.memory_policy is not None:
+        process.memory_policy(plan.linux.memory_policy)
     if plan.init:
         own = plan.process
         reaper.run(own, sets, policy, lambda: finish(own, sets, policy, environment, channel), channel)
@@ -279,12 +281,13 @@ def _names(plan: Plan) -> None:
 
 def _network(plan: Plan, channel: Channel) -> None:
     bare = plan.spaces.is_new("network") and plan.network is None
-    if not bare and not plan.interfaces and not plan.names:
+    moved = bool(plan.interfaces or plan.linux.net_devices)
+    if not bare and not moved and not plan.names:
         return
     with Netlink() as netlink:
         if bare:
             netlink.up("lo")
-        if plan.interfaces:
+        if moved:
             channel.expect("network")
         for interface in plan.interfaces:
             configure(netlink, interface)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from capsa.errors import CapsaError, InvalidArgument, LaunchFailed, Unsupported, reason
 from capsa.oci.runtime import Hooks, Linux, Process, Rlimit, Spec
-from capsa.platform.linux import birth, entering, hooks, idmap, interfaces, namespaces, rootfs, seccomp
+from capsa.platform.linux import birth, entering, hooks, idmap, interfaces, namespaces, netdevices, rootfs, seccomp
 from capsa.platform.linux.cgroup import Cgroup
 from capsa.platform.linux.channel import Channel, Gone
 from capsa.platform.linux.process import limit
@@ -57,6 +57,7 @@ class Birth:
         self._told = False
         self.ready = False
         self.limits: list[Rlimit] | None = None
+        self.devices: netdevices.NetDevices | None = None
 
     def fileno(self) -> int:
         """Readable when `advance` has something to do."""
@@ -89,6 +90,8 @@ class Birth:
     def close(self) -> None:
         """It executes its program: nothing more to be said."""
         self._channel.close()
+        if self.devices is not None:
+            self.devices.close()
 
     def tell(self) -> None:
         """Say that it may execute its program once it is set up; `start` has to follow."""
@@ -115,7 +118,7 @@ class Birth:
         except BaseException:
             self.abort()
             raise
-        self._channel.close()
+        self.close()
 
     def abort(self) -> None:
         """Kill it, wait for its end, undo what was done for it. Harmless if it is gone already."""
@@ -133,6 +136,8 @@ class Birth:
         for fd in self.names:
             os.close(fd)
         self.names = []
+        if self.devices is not None:
+            self.devices.give_back()
         self._undo()
 
 
@@ -194,6 +199,7 @@ def create(
     linux = spec.linux or Linux()
     _refuse(linux)
     spaces = namespaces.Namespaces(linux)
+    netdevices.check(linux.net_devices, apart=spaces.has("network"))
     where = os.path.abspath(bundle)
     with _id_maps(spec) as id_maps, cgroup.entry() as entry:
         plan = birth.Plan(
@@ -332,8 +338,12 @@ def _attend(made: Birth, plan: birth.Plan, cache: StrPath | None, meanwhile: Cal
         if plan.spaces.is_new("user"):
             idmap.write_maps(made.pid, plan.linux.uid_mappings, plan.linux.gid_mappings)
             channel.send("mapped")
+    if plan.linux.net_devices:
+        made.devices = netdevices.NetDevices(made.pid, plan.network)
+        made.devices.move(plan.linux.net_devices)
     if plan.interfaces:
         interfaces.add(plan.interfaces, made.pid, plan.network)
+    if plan.interfaces or plan.linux.net_devices:
         channel.send("network")
     if plan.linux.seccomp is not None and plan.linux.seccomp.listener_path:
         made._listener = _to_agent(spec, plan, made)

@@ -67,6 +67,8 @@ def live(plan: Plan, channel: Channel) -> None:
     calls.close_all_but(kept)
     if plan.linux.personality is not None:
         process.personality(plan.linux.personality)
+    if plan.linux.memory_policy is not None:
+        process.memory_policy(plan.linux.memory_policy)
     environment = process.environment(wanted)
     process.find(wanted.args[0], environment, wanted.cwd)
     channel.send("created")

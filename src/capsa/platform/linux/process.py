@@ -8,10 +8,12 @@ import resource
 import signal
 
 from capsa.errors import InvalidArgument, LaunchFailed, reason
-from capsa.oci.runtime import IOPriority, Personality, Process, Rlimit, Scheduler, User
+from capsa.oci.runtime import IOPriority, MemoryPolicy, Personality, Process, Rlimit, Scheduler, User
 from capsa.platform.linux import capabilities, labels
 from capsa.sys import credentials, schedule
 from capsa.sys import process as calls
+
+MOST_LISTED = 8192  # processors and memory nodes that a kernel may know
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -94,24 +96,43 @@ def arrange(process: Process) -> None:
         raise LaunchFailed(f"cannot set the process's scheduling: {reason(error)} ({error.filename})") from error
 
 
-def cpus(text: str) -> set[int]:
-    """The processors of a list such as ``0-3,7``; raises `InvalidArgument`."""
+def listed(text: str, what: str) -> set[int]:
+    """The numbers of a list such as ``0-3,7`` of ``what``; raises `InvalidArgument`."""
     found: set[int] = set()
     try:
         for part in text.split(","):
             first, _, last = part.strip().partition("-")
-            found.update(range(int(first), int(last or first) + 1))
+            numbers = range(int(first), int(last or first) + 1)
+            if not numbers or not 0 <= numbers[0] <= numbers[-1] < MOST_LISTED:
+                raise ValueError
+            found.update(numbers)
     except ValueError:
-        raise InvalidArgument(f"{text!r} is no list of processors (such as 0-3,7)") from None
+        raise InvalidArgument(f"{text!r} is no list of {what} (such as 0-3,7)") from None
     return found
 
 
 def pin(text: str) -> None:
     """Run on these processors only (``execCPUAffinity``); raises `LaunchFailed`."""
     try:
-        os.sched_setaffinity(0, cpus(text))
+        os.sched_setaffinity(0, listed(text, "processors"))
     except OSError as error:
         raise LaunchFailed(f"cannot run on the processors {text}: {reason(error)}") from error
+
+
+def memory_policy(wanted: MemoryPolicy) -> None:
+    """Say on which NUMA nodes its memory is to be; raises `CapsaError` (config-linux.md, Memory policy)."""
+    unknown = [flag for flag in wanted.flags if flag not in schedule.MEMORY_FLAGS]
+    if unknown or wanted.mode not in schedule.MEMORY_POLICIES:
+        raise InvalidArgument(f"unknown memoryPolicy {' '.join([wanted.mode, *unknown])!r}: see set_mempolicy(2)")
+    mode = schedule.MEMORY_POLICIES[wanted.mode]
+    for flag in wanted.flags:
+        mode |= schedule.MEMORY_FLAGS[flag]
+    nodes = listed(wanted.nodes, "memory nodes") if wanted.nodes else ()
+    try:
+        schedule.set_mempolicy(mode, nodes)
+    except OSError as error:
+        about = " of nodes " + wanted.nodes if wanted.nodes else ""
+        raise LaunchFailed(f"cannot set the memory policy {wanted.mode}{about}: {reason(error)}") from error
 
 
 def personality(wanted: Personality) -> None:
