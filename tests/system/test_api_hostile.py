@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 from fixtures import leftovers
@@ -244,3 +245,26 @@ def test_networks_change_while_a_thousand_connections_are_open(engine: EngineUnd
         engine.docker("network", "create", "crowded")
         engine.docker("run", "--rm", "--network", "crowded", "--publish", "127.0.0.1::80", "busybox", "true")
         engine.docker("network", "rm", "crowded")
+
+
+def test_a_filter_has_bounds(engine: EngineUnderTest) -> None:
+    def listed(values: list[str]) -> tuple[int, str]:
+        code, answer = engine.api("GET", "/containers/json?" + urlencode({"filters": json.dumps({"name": values})}))
+        return code, answer["message"] if code != 200 else ""
+
+    assert listed([f"name{number}" for number in range(1000)]) == (200, "")
+    assert listed([f"na.*me{number}$" for number in range(60)]) == (200, "")
+    assert listed([f"na.*me{number}$" for number in range(2000)]) == (
+        400,
+        "invalid filter 'name': more than 64 regular expressions",
+    )
+    assert listed([f"{number}" for number in range(20_000)])[0] == 400
+
+
+def test_thousands_of_anonymous_volumes_come_and_go(engine: EngineUnderTest) -> None:
+    volumes = {f"/v/{number}": {} for number in range(2000)}
+    code, made = engine.api("POST", "/containers/create", {"Image": "busybox", "Volumes": volumes})
+    assert code == 201, made
+    assert len(engine.api("GET", "/volumes")[1]["Volumes"]) == len(volumes)
+    assert engine.api("DELETE", f"/containers/{made['Id']}?v=1")[0] == 204
+    assert not engine.api("GET", "/volumes")[1]["Volumes"]

@@ -14,7 +14,7 @@ from fixtures.engine import EngineUnderTest, UnixConnection
 @pytest.fixture(scope="module")
 def busy(engine: EngineUnderTest, busybox: str) -> Iterator[str]:
     """A container that computes, has 20 MB in a tmpfs and a limit on its memory and processes."""
-    script = "head -c 20000000 /dev/zero >/dev/shm/x; sleep 1000 & while true; do :; done"
+    script = "sleep 1000 & head -c 20000000 /dev/zero >/dev/shm/x; while true; do :; done"
     host = {"Memory": 64 << 20, "PidsLimit": 50, "NanoCpus": 300_000_000}
     body = {"Image": busybox, "Cmd": ["sh", "-c", script], "HostConfig": host}
     _, made = engine.api("POST", "/containers/create?name=busy", body)

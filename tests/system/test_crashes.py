@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import http.client
 import json
 import os
 import random
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from fixtures.engine import EngineUnderTest
 
 SEED = 20240229
 ROUNDS = 8
+PIDFD_GETFD = 438  # on all machines
 
 
 @pytest.fixture(scope="module")
@@ -397,3 +400,44 @@ def test_an_engine_that_does_not_listen_for_a_while_loses_nothing(warm: EngineUn
         os.kill(warm.pid, signal.SIGCONT)
     until(lambda: all(warm.api("GET", f"/exec/{each}/json")[1]["ExitCode"] == 137 for each in execs[-5:]), 20)
     assert state(warm, container)["Running"] and warm.capsa("exec", container, "echo", "alive").stdout == "alive\n"
+
+
+def break_connections(engine: EngineUnderTest) -> int:
+    """Shut the engine's connections to sub-inits and zygote down, from outside; how many there were."""
+    broken = 0
+    libc = ctypes.CDLL(None)
+    pidfd = os.pidfd_open(engine.pid)
+    try:
+        for number in os.listdir(f"/proc/{engine.pid}/fd"):
+            try:
+                end = socket.socket(fileno=libc.syscall(PIDFD_GETFD, pidfd, int(number), 0))
+            except (OSError, ValueError):
+                continue  # it is none, or closed meanwhile
+            with end:
+                if end.type == socket.SOCK_SEQPACKET:
+                    end.shutdown(socket.SHUT_RDWR)
+                    broken += 1
+    finally:
+        os.close(pidfd)
+    return broken
+
+
+def test_a_broken_connection_to_a_sub_init_is_made_anew(warm: EngineUnderTest) -> None:
+    containers = [run(warm, "sh", "-c", "while sleep 0.1; do echo x; done") for _ in range(3)]
+    running = warm.api("POST", f"/containers/{containers[0]}/exec", {"Cmd": ["sh", "-c", "sleep 2; exit 7"]})[1]["Id"]
+    assert warm.api("POST", f"/exec/{running}/start", {"Detach": True})[0] == 200
+    before = [state(warm, each) for each in containers]
+    assert break_connections(warm) >= len(containers)
+
+    def works(container: str) -> bool:
+        return warm.capsa("exec", container, "echo", "on", check=False).stdout == "on\n"
+
+    until(lambda: all(works(each) for each in containers))
+    assert [state(warm, each) for each in containers] == before
+    assert until(lambda: warm.api("GET", f"/exec/{running}/json")[1]["ExitCode"]) == 7
+    assert "is anew" in warm.log.read_text()
+    for each in containers:
+        assert warm.capsa("stop", "-t", "0", each).stdout.strip() == each
+        assert ended(warm, each)["ExitCode"] == 137
+        assert not state(warm, each)["Error"]
+        warm.capsa("rm", each)

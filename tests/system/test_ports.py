@@ -147,6 +147,20 @@ def test_ranges_take_the_first_free_port_and_zero_any(world: World) -> None:
     del held, more
 
 
+def test_thousands_of_ports_that_may_be_any_are_found_as_long_as_there_are_some(world: World) -> None:
+    networks = world.engine()
+    endpoint = networks.connect("bridge", "a" * 64)
+    many = [Port(container_port=number) for number in range(1, 18_001)]  # the kernel itself slows down from half on
+    found, held = networks.publish(endpoint, many)
+    assert len({binding.host_port for binding in found}) == len(many)
+    for each in held:
+        each.close()
+    networks.unpublish(endpoint)
+    with pytest.raises(PortUnavailable, match="cannot publish 65535 ports: the host has"):
+        networks.publish(endpoint, [Port(container_port=number) for number in range(1, 65536)])
+    assert not networks.bindings(endpoint)
+
+
 def test_a_port_can_be_published_again_at_once(world: World) -> None:
     networks = world.engine()
     for round_ in range(5):

@@ -220,9 +220,9 @@ class Execs:
         self._early = {key: code for key, code in self._early.items() if key not in container.execs}
 
     def adopt(self, container: Container, running: dict[str, int]) -> None:
-        """After the engine's restart: those that a sub-init still runs; what they were asked for is not known."""
+        """Those that a sub-init still runs: what they were asked for is not known after the engine's restart."""
         for identity, pid in running.items():
-            found = Exec(container, ExecConfig())
+            found = self._execs.get(identity) or Exec(container, ExecConfig())
             found.id, found.pid, found.running, found.started = identity, pid, True, True
             self._execs[identity] = found
             container.execs[identity] = found

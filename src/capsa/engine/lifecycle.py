@@ -224,11 +224,10 @@ class LifeCycle:
         self._events.container("destroy", container)
         container.wake_removals()
         if volumes:
-            for point in container.document.mounts:
-                if point.type == "volume" and point.anonymous and self._engine.volumes.get(point.name):
-                    with contextlib.suppress(Conflict):
-                        self._engine.volumes.remove(point.name)
-                        self._events.volume("destroy", point.name)
+            points = container.document.mounts
+            anonymous = [point.name for point in points if point.type == "volume" and point.anonymous]
+            for name in self._engine.volumes.remove_unused(anonymous):
+                self._events.volume("destroy", name)
         self._engine.remove_bundle(container)
 
     def _running(self, container: Container) -> None:
@@ -381,11 +380,25 @@ class LifeCycle:
             await self._remove(container, volumes=True)
 
     def _lost(self, container: Container, sandbox: Sandbox) -> None:
-        """The sub-init is gone without a word: its container died with it, or dies now."""
+        """The connection to the sub-init has ended without a word."""
+        if container.sandbox is sandbox:
+            sandbox.close()
+            self.spawn(self._find_again(container, sandbox))
+
+    async def _find_again(self, container: Container, sandbox: Sandbox) -> None:
+        """Connect to it anew; if nobody is there, its container died with it, or dies now."""
+        found = await self._engine.platform.reconnect(container.id)
         if container.sandbox is not sandbox:
+            if found is not None:
+                found.close()
+            return
+        if found is not None:
+            self._engine.log.warning("container %s: the connection to its sub-init broke and is anew", container.name)
+            self._engine.execs.adopt(container, found.status.execs)
+            self.adopt(container, found)
+            name_service.attend(self._engine, container)
             return
         container.sandbox = None
-        sandbox.close()
         self._engine.remove_remains(container)
         kept = self._engine.kept_exit(container)
         if kept is not None:

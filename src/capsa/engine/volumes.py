@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,15 @@ class Volumes:
         if users:
             raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
         self._delete(name)
+
+    def remove_unused(self, names: Iterable[str]) -> list[str]:
+        """Remove those of ``names`` that are there and that no container uses; returns them."""
+        users = self._users()
+        unused = [name for name in dict.fromkeys(names) if name in self._volumes and name not in users]
+        with self._database.transaction():
+            for name in unused:
+                self._delete(name)
+        return unused
 
     async def prune(self, wanted: Callable[[Volume], bool]) -> tuple[list[str], int]:
         """Remove those that ``wanted`` accepts and nobody uses: their names, and the bytes freed."""

@@ -9,14 +9,18 @@ from __future__ import annotations
 import array
 import errno
 import ipaddress
+import itertools
+import os
+import random
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from capsa.errors import CapsaError, InvalidArgument, Unsupported, reason
 from capsa.network.model import Binding, Endpoint, Port, Protocol
 
 EPHEMERAL_ATTEMPTS = 20
 FEW = 100
+_EPHEMERAL = "/proc/sys/net/ipv4/ip_local_port_range"
 _MESSAGE = 250  # the kernel's limit is 253 (SCM_MAX_FD)
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 _QUEUE = 1 << 20
@@ -38,9 +42,10 @@ def reserve(endpoint: Endpoint, ports: Sequence[Port], *, name: str = "") -> tup
     """
     bindings: list[Binding] = []
     sockets: list[socket.socket] = []
+    free = _free_numbers(sum(not port.host_port for port in ports))
     try:
         for port in ports:
-            found, held = _reserve_one(endpoint, port, name)
+            found, held = _reserve_one(endpoint, port, name, free)
             bindings += found
             sockets += held
     except BaseException:
@@ -75,7 +80,25 @@ def gathered(sockets: list[socket.socket]) -> list[socket.socket]:
     return [keeper]
 
 
-def _reserve_one(endpoint: Endpoint, port: Port, name: str) -> tuple[list[Binding], list[socket.socket]]:
+def _free_numbers(count: int) -> Iterator[int]:
+    """Host ports to try for ``count`` ports that may have any; raises `PortUnavailable` for more than there can be.
+
+    The kernel finds a few quickly, but searches longer with each one once half of them are taken: thousands are walked
+    through.
+    """
+    if count <= FEW:
+        return itertools.repeat(0, count * EPHEMERAL_ATTEMPTS)
+    with open(_EPHEMERAL, encoding="ascii") as file:
+        first, last = map(int, file.read().split())
+    if count > last - first + 1:
+        raise PortUnavailable(f"cannot publish {count} ports: the host has {last - first + 1} to choose from")
+    start = random.randint(first, last)
+    return iter((*range(start, last + 1), *range(first, start)))
+
+
+def _reserve_one(
+    endpoint: Endpoint, port: Port, name: str, free: Iterator[int]
+) -> tuple[list[Binding], list[socket.socket]]:
     if port.protocol == "sctp":
         raise Unsupported(f"cannot publish {port.container_port}/sctp: only tcp and udp ports can be published")
     if port.protocol not in _KINDS:
@@ -86,7 +109,7 @@ def _reserve_one(endpoint: Endpoint, port: Port, name: str) -> tuple[list[Bindin
     if not 0 <= port.host_port <= end < 65536:
         raise InvalidArgument(f"invalid host port {port.host_port}-{end}: must be 0 to 65535, the lower one first")
     addresses = _addresses(endpoint, port)
-    numbers = range(port.host_port, end + 1) if port.host_port else [0] * EPHEMERAL_ATTEMPTS
+    numbers: Iterable[int] = range(port.host_port, end + 1) if port.host_port else free
     failure: OSError | None = None
     for number in numbers:
         held: list[socket.socket] = []
@@ -105,7 +128,7 @@ def _reserve_one(endpoint: Endpoint, port: Port, name: str) -> tuple[list[Bindin
             ], held
         for each in held:
             each.close()
-    assert failure is not None
+    failure = failure or OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     raise _unavailable(endpoint, name, addresses[0], port, failure) from failure
 
 

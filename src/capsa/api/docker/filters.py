@@ -11,6 +11,9 @@ from capsa.engine.patterns import compiled
 from capsa.errors import InvalidArgument
 
 _PLAIN = re.compile(r"[a-zA-Z0-9/_-]*")
+# Every container is held against every value while all other clients wait.
+_MOST_VALUES = 10_000
+_MOST_PATTERNS = 64
 
 
 class Filters:
@@ -38,7 +41,11 @@ class Filters:
                 raise InvalidArgument(f"invalid filter '{key}': a list of strings is needed")
             if key not in known:
                 raise InvalidArgument(f"invalid filter '{key}'")
-            values[key] = entries
+            values[key] = list(dict.fromkeys(entries))
+            if len(values[key]) > _MOST_VALUES:
+                raise InvalidArgument(f"invalid filter '{key}': more than {_MOST_VALUES} values")
+            if key == "name" and sum(not _PLAIN.fullmatch(entry) for entry in values[key]) > _MOST_PATTERNS:
+                raise InvalidArgument(f"invalid filter '{key}': more than {_MOST_PATTERNS} regular expressions")
         return cls(values)
 
     def __bool__(self) -> bool:
