@@ -325,6 +325,19 @@ async def test_tags_come_page_by_page() -> None:
         assert await client.tags() == ["a", "b"]
 
 
+async def test_a_list_of_tags_without_end_is_given_up() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path_qs)
+        link = f'</v2/team/app/tags/list?last={len(asked)}>; rel="next"'
+        return web.json_response({"tags": []}, headers={"Link": link})
+
+    asked: list[str] = []
+    async with serve(handler) as fake, fake.client() as client:
+        with pytest.raises(Unavailable, match="a list of tags without end"):
+            await client.tags()
+    assert len(asked) < 50
+
+
 def test_challenges_are_parsed_as_they_come() -> None:
     [one, two] = challenges(['Bearer realm="https://a/t,x",service=s, scope="a:b:c,d", Basic realm="q \\"x\\""'])
     assert one.scheme == "bearer"

@@ -27,6 +27,7 @@ WRITE = 1 << 20
 PART = 8 << 20
 PROGRESS = 64 << 10  # less than this is no reason to go on asking a registry that breaks off
 MAX_TAGS = 100_000
+MAX_EMPTY_PAGES = 10  # in a list of tags
 T = TypeVar("T")
 Temporary = (aiohttp.ClientError, TimeoutError, ConnectionError, OSError)
 
@@ -103,6 +104,7 @@ class Registry:
     async def tags(self) -> list[str]:
         """All tags of the repository, page by page."""
         found: list[str] = []
+        known = empty = 0
         path = f"{self._path}/tags/list"
         while path and len(found) < MAX_TAGS:
 
@@ -121,7 +123,10 @@ class Registry:
                 raise NotFound(f"there is no repository {self._reference.familiar_repository}: {error}") from error
             except (msgspec.DecodeError, msgspec.ValidationError) as error:
                 raise Unavailable(f"{self._reference.domain} gave a malformed list of tags: {error}") from error
-            path = following if following != path else ""
+            empty += len(found) == known
+            if following and (following == path or empty > MAX_EMPTY_PAGES):
+                raise Unavailable(f"{self._reference.domain} gives a list of tags without end")
+            path, known = following, len(found)
         return found
 
     async def blob(self, descriptor: Descriptor) -> bytes:
