@@ -281,6 +281,10 @@ def test_a_container_is_asked_for_alike(requests_of, options):
     if unsupported(done):
         pytest.skip(f"this docker client knows it not: {done.stderr.splitlines()[0]}")
     assert theirs, done.stderr
+    if "-bps" in options or "-iops" in options:
+        host = theirs[-1][2]["HostConfig"]
+        if not (host["BlkioDeviceReadBps"] or host["BlkioDeviceReadIOps"]):
+            pytest.skip("this docker client loses these options (26.1 does)")
     done, ours = requests_of(CAPSA, line)
     assert ours, done.stderr
     assert path_of(ours[-1][1]) == path_of(theirs[-1][1])

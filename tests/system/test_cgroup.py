@@ -262,9 +262,9 @@ def test_a_quota_throttles(group: Group) -> None:
 
     group.spawn(cgroup, spin)
     assert eventually(lambda: cgroup.stats().cpu.throttled_periods > 2)
+    assert eventually(lambda: cgroup.stats().cpu.throttled > 0)  # an emulated clock has long ticks
     statistics = cgroup.stats().cpu
     assert statistics.periods >= statistics.throttled_periods
-    assert statistics.throttled > 0
     assert statistics.usage > 0
 
 

@@ -142,6 +142,8 @@ def test_the_real_link_limit(tmp_path: Path) -> None:
         for number in range(limit):
             if not store.link(key, 1, work, f"n{number}"):
                 break
+        else:
+            pytest.skip(f"this file system has no limit, though the C library says {limit}")
         assert (tmp_path / "work/first").stat().st_nlink == limit
         store.duplicate(key, work, "first", "beyond")
         assert store.link(key, 1, work, "further")

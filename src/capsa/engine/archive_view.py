@@ -69,18 +69,9 @@ def root_of(view: View) -> Root:
 
 
 def _root_in(other: int) -> int:
-    here = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with namespace.mounts_kept():
         namespace.setns(other, namespace.FLAGS["mount"], "the container's mount namespace")
-        found = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        namespace.setns(here, namespace.FLAGS["mount"], "the own mount namespace")
-        os.fchdir(root)
-        os.chroot(".")
-        return found
-    finally:
-        os.close(here)
-        os.close(root)
+        return os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _mounted(view: View) -> int:

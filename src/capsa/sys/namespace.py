@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from capsa.sys.call import call
@@ -40,6 +42,27 @@ def unshare(flags: int) -> None:
 def setns(fd: int, flags: int, about: str = "") -> None:
     """Join the namespace behind ``fd`` (or, with a pidfd, all of ``flags``); raises `OSError` naming ``about``."""
     call("setns", fd, flags, about=about or names(flags))
+
+
+@contextmanager
+def mounts_kept() -> Iterator[None]:
+    """Come back to the present mount namespace and root directory, whichever were joined meanwhile.
+
+    The calling process must have one thread. Joining a mount namespace makes its root the process's own, which is
+    another one where that was changed (``chroot``). Raises `OSError`.
+    """
+    here = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            yield
+        finally:
+            setns(here, FLAGS["mount"], "the own mount namespace")
+            os.fchdir(root)
+            os.chroot(".")
+    finally:
+        os.close(here)
+        os.close(root)
 
 
 def set_host_name(name: str) -> None:

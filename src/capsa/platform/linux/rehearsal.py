@@ -70,11 +70,9 @@ def dress(times: int) -> None:
     own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
         for _ in range(times):
-            namespace.unshare(namespace.FLAGS["mount"])
-            try:
+            with namespace.mounts_kept():
+                namespace.unshare(namespace.FLAGS["mount"])
                 _build(spec, groups)
-            finally:
-                namespace.setns(own, namespace.FLAGS["mount"])
     except (OSError, CapsaError):
         if not os.path.samefile("/proc/self/ns/mnt", f"/proc/self/fd/{own}"):
             raise
