@@ -13,7 +13,7 @@ from capsa.engine import logs
 from capsa.engine.config import Config, HostConfig, LogConfig
 from capsa.engine.container import Container, Document, State
 from capsa.engine.times import parse
-from capsa.platform.linux.log import LogWriter
+from capsa.platform.log import LogWriter
 from capsa.platform.protocol import Log
 
 

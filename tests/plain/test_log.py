@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsa.platform.linux.log import LONGEST, LogWriter, timestamp
+from capsa.platform.log import LONGEST, LogWriter, timestamp
 from capsa.platform.protocol import Log
 
 

@@ -9,10 +9,10 @@ import struct
 
 import pytest
 
-from capsa.platform.linux.log import LogWriter
-from capsa.platform.linux.loop import Loop
-from capsa.platform.linux.streams import BACKLOG, Streams
+from capsa.platform.log import LogWriter
+from capsa.platform.loop import Loop
 from capsa.platform.protocol import Attach, Log
+from capsa.platform.streams import BACKLOG, Streams
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from capsa.oci.runtime import Box, Linux, Memory, Mount, Namespace, Process, Res
 from capsa.platform import protocol
 from capsa.platform.linux.attendant import LINGER_SECONDS
 from capsa.platform.linux.cgroup import Cgroup, remove_parent
-from capsa.platform.linux.platform import LinuxPlatform, stream_pair
+from capsa.platform.linux.platform import LinuxPlatform
 from capsa.platform.protocol import Attach, Launch, Log
+from capsa.platform.sandbox import stream_pair
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

@@ -18,7 +18,7 @@ from capsa.platform.protocol import Attach
 if TYPE_CHECKING:
     from capsa.engine.exec import Exec
     from capsa.network.model import Binding, Endpoint
-    from capsa.platform.linux.platform import Sandbox
+    from capsa.platform.sandbox import Sandbox
 
 Status = Literal["created", "running", "paused", "restarting", "exited", "dead", "removing"]
 

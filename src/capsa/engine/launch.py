@@ -16,7 +16,7 @@ from capsa.vfs.tree import CopyOnWrite
 
 if TYPE_CHECKING:
     from capsa.engine.engine import Engine
-    from capsa.platform.linux.platform import Sandbox
+    from capsa.platform.sandbox import Sandbox
 
 
 async def launch(engine: Engine, container: Container) -> Sandbox:

@@ -22,7 +22,7 @@ from capsa.platform.protocol import Status
 
 if TYPE_CHECKING:
     from capsa.engine.engine import Engine
-    from capsa.platform.linux.platform import Sandbox
+    from capsa.platform.sandbox import Sandbox
 
 STOP_SECONDS = 10
 FIRST_DELAY = 0.1

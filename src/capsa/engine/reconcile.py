@@ -17,7 +17,7 @@ from capsa.errors import CapsaError
 
 if TYPE_CHECKING:
     from capsa.engine.engine import Engine
-    from capsa.platform.linux.platform import Sandbox
+    from capsa.platform.sandbox import Sandbox
 
 _LAUNCH_SECONDS = 10.0
 

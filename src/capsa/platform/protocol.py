@@ -2,7 +2,7 @@
 
 Every message is one JSON object in one packet (unix ``SOCK_SEQPACKET``), file descriptors ride along. The
 engine sends `Request`s, each answered by a `Reply` with the same number; a sub-init sends `Report`s by itself.
-Packets hold at most `PACKET` bytes; what is larger (up to `LARGEST`) is in a memory file, see `linux.packets`.
+Packets hold at most `PACKET` bytes; what is larger (up to `LARGEST`) is in a memory file, see `capsa.platform.packets`.
 
 Streams (``attach``, ``exec``) travel on a socket of their own (``SOCK_STREAM``, one end of a pair that the
 engine passes along): towards the engine raw bytes where there is a terminal, otherwise the frames of the Docker

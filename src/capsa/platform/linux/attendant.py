@@ -25,17 +25,17 @@ from capsa import errors
 from capsa.errors import CapsaError, Conflict, InvalidArgument
 from capsa.oci import runtime
 from capsa.platform import protocol
+from capsa.platform.connection import Answer, Connection, failure_of
 from capsa.platform.linux import container, running
 from capsa.platform.linux.cgroup import Cgroup
 from capsa.platform.linux.cgroup.hierarchy import layout
-from capsa.platform.linux.connection import Answer, Connection, failure_of
 from capsa.platform.linux.execs import Execs
-from capsa.platform.linux.log import LogWriter
-from capsa.platform.linux.loop import HANGUP, READ, Loop
 from capsa.platform.linux.pipes import Pipes
 from capsa.platform.linux.running import Process
-from capsa.platform.linux.streams import Streams
+from capsa.platform.log import LogWriter
+from capsa.platform.loop import HANGUP, READ, Loop
 from capsa.platform.protocol import Done, Launch, Pids, Report, Status
+from capsa.platform.streams import Streams
 
 LINGER_SECONDS = 2.0
 DRAIN_SECONDS = 2.0

@@ -11,14 +11,14 @@ from pathlib import Path
 from capsa.errors import Conflict, NotFound
 from capsa.oci.runtime import Spec
 from capsa.platform import protocol
+from capsa.platform.connection import Answer, failure_of
 from capsa.platform.linux import container, running
 from capsa.platform.linux.cgroup import Cgroup
-from capsa.platform.linux.connection import Answer, failure_of
-from capsa.platform.linux.loop import READ, Loop
 from capsa.platform.linux.pipes import Pipes
 from capsa.platform.linux.running import Process
-from capsa.platform.linux.streams import Streams
+from capsa.platform.loop import READ, Loop
 from capsa.platform.protocol import ExecExited, Failure, Started
+from capsa.platform.streams import Streams
 
 
 class Execs:

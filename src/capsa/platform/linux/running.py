@@ -6,9 +6,9 @@ import contextlib
 import os
 from collections.abc import Callable
 
-from capsa.platform.linux.log import LogWriter
-from capsa.platform.linux.loop import Loop
-from capsa.platform.linux.streams import Streams
+from capsa.platform.log import LogWriter
+from capsa.platform.loop import Loop
+from capsa.platform.streams import Streams
 from capsa.sys import process
 
 

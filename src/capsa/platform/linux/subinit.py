@@ -20,8 +20,8 @@ from typing import NoReturn
 
 import msgspec
 
-from capsa.platform import protocol
-from capsa.platform.linux import cgroup, interfaces, packets, seccomp
+from capsa.platform import packets, protocol
+from capsa.platform.linux import cgroup, interfaces, seccomp
 from capsa.platform.linux.attendant import Attendant, Memory
 from capsa.platform.linux.rehearsal import dress, rehearse
 from capsa.platform.protocol import Launch, Status

@@ -18,7 +18,8 @@ import socket
 import sys
 import time
 
-from capsa.platform.linux import packets, subinit
+from capsa.platform import packets
+from capsa.platform.linux import subinit
 from capsa.platform.protocol import Failure, Status
 from capsa.sys import process
 from capsa.sys.title import set_title

@@ -12,7 +12,7 @@ import time
 
 import msgspec
 
-from capsa.platform.linux import logpack
+from capsa.platform import logpack
 from capsa.platform.protocol import Log
 
 LONGEST = 16_384

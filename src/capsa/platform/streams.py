@@ -13,8 +13,8 @@ import socket
 import struct
 from collections.abc import Callable
 
-from capsa.platform.linux.log import LogWriter
-from capsa.platform.linux.loop import HANGUP, READ, WRITE, Loop
+from capsa.platform.log import LogWriter
+from capsa.platform.loop import HANGUP, READ, WRITE, Loop
 from capsa.platform.protocol import Attach
 
 BACKLOG = 1 << 20

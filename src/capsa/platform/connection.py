@@ -13,9 +13,8 @@ from typing import Protocol
 import msgspec
 
 from capsa.errors import CapsaError, reason
-from capsa.platform import protocol
-from capsa.platform.linux import packets
-from capsa.platform.linux.loop import READ, WRITE, Loop
+from capsa.platform import packets, protocol
+from capsa.platform.loop import READ, WRITE, Loop
 from capsa.platform.protocol import Done, Failure, Pids, Started
 
 MOST_WAITING = 10_000
