@@ -68,6 +68,11 @@ class Client:
         if not self._backlog:
             self._leave()
 
+    def drop(self) -> None:
+        """Break off."""
+        self._backlog.clear()
+        self._leave()
+
     def update(self) -> None:
         """Watch for what can be done now."""
         if self._closed:
@@ -139,12 +144,14 @@ class Streams:
         stderr: int | None = None,
         console: int | None = None,
         close_stdin: bool = False,
+        fed: bool = False,
         log: LogWriter | None = None,
         on_trouble: Callable[[OSError], None] | None = None,
     ) -> None:
         """Takes the file descriptors over.
 
-        ``close_stdin``: the process sees the end of input when a client's input ends.
+        ``close_stdin``: the process sees the end of input when a client's input ends. ``fed``: output comes through
+        `emit` until `close`.
         """
         self.loop = loop
         self.console = console
@@ -157,6 +164,7 @@ class Streams:
         self._clients: list[Client] = []
         self._pending = bytearray()
         self._input_over = False
+        self._fed = fed
         for fd in {*self._sources, *([self._stdin] if self._stdin is not None else [])}:
             os.set_blocking(fd, False)
         self.update()
@@ -164,7 +172,7 @@ class Streams:
     @property
     def open(self) -> bool:
         """The process (or an heir of its streams) may still write."""
-        return bool(self._sources)
+        return bool(self._sources) or self._fed
 
     @property
     def idle(self) -> bool:
@@ -241,6 +249,7 @@ class Streams:
 
     def close(self) -> None:
         """No more output will come: finish the log and let the clients go once they have everything."""
+        self._fed = False
         for fd in list(self._sources):
             self._end_of(fd)
         self._shut_stdin()
@@ -273,14 +282,23 @@ class Streams:
         if not data:
             self._end_of(fd)
             return 0
-        tag = self._sources[fd]
+        self._pass_on(self._sources[fd], data)
+        return len(data)
+
+    def emit(self, tag: int, data: bytes) -> None:
+        """Take output whose writer cannot be slowed down: a client that does not keep up is let go of."""
+        for client in list(self._clients):
+            if client.congested:
+                client.drop()
+        self._pass_on(tag, data)
+
+    def _pass_on(self, tag: int, data: bytes) -> None:
         if self._log is not None:
             self._log_out(lambda log: log.write(NAMES[tag], data))
         if self._clients:
             for client in list(self._clients):
                 client.send(tag, data)
             self.update()
-        return len(data)
 
     def _log_out(self, act: Callable[[LogWriter], None]) -> None:
         assert self._log is not None

@@ -25,7 +25,7 @@ from capsa import errors
 from capsa.errors import CapsaError, Conflict, InvalidArgument
 from capsa.oci import runtime
 from capsa.platform import protocol
-from capsa.platform.connection import Answer, Connection, failure_of
+from capsa.platform.connection import Answer, failure_of
 from capsa.platform.linux import container, running
 from capsa.platform.linux.cgroup import Cgroup
 from capsa.platform.linux.cgroup.hierarchy import layout
@@ -35,11 +35,11 @@ from capsa.platform.linux.running import Process
 from capsa.platform.log import LogWriter
 from capsa.platform.loop import HANGUP, READ, Loop
 from capsa.platform.protocol import Done, Launch, Pids, Report, Status
+from capsa.platform.reception import Reception
 from capsa.platform.streams import Streams
 
 LINGER_SECONDS = 2.0
 DRAIN_SECONDS = 2.0
-HELD_REPORTS = 1000
 MOST_PIDS = protocol.LARGEST // 16  # what surely fits into a message
 
 
@@ -74,18 +74,16 @@ class Attendant:
         """``children`` tells of ended processes, see `Loop`."""
         self.launch = launch
         self.loop = Loop(epoll, children, self._child_ended)
-        self.engines: list[Connection] = []
+        self.reception = Reception(self, self.loop, launch.control)
         self.released = False
         self._status = Status(state="creating")
         self._main: Process | None = None
         self._execs = Execs(self.loop, self._exec_ended)
         self._finishing: list[Streams] = []
-        self._unheard: list[Report] = []
         self._spec: runtime.Spec | None = None
         self._private = False
         self._cgroup: Cgroup | None = None
         self._oom_watch: int | None = None
-        self._listener: socket.socket | None = None
         self._log: LogWriter | None = None
         self._trouble = ""
         self._held: list[int] = []
@@ -99,7 +97,7 @@ class Attendant:
         ``network``: see `container.create`. What fails is reported to the engine.
         """
         control, *rest = fds
-        self.engines.append(Connection(self, self.loop, socket.socket(fileno=control)))
+        self.reception.admit(socket.socket(fileno=control))
         attached = [socket.socket(fileno=fd) for fd in rest[: len(self.launch.attach)]]
         self._held = rest[len(self.launch.attach) :]
         try:
@@ -107,7 +105,7 @@ class Attendant:
         except BaseException as error:
             self._unmake()
             self._status = Status(state="failed", failure=failure_of(error))
-            self._say(self._status)
+            self.reception.say(self._status)
             self.released = True
 
     def _make(self, attached: list[socket.socket], network: int | None) -> None:
@@ -126,7 +124,7 @@ class Attendant:
             pipes.close_theirs()
             assert birth.end is not None
             end = birth.end
-            self._listen()
+            self.reception.listen()
             if launch.log is not None:
                 self._log = LogWriter(launch.log)
             self._watch_end(end)
@@ -168,7 +166,7 @@ class Attendant:
             with contextlib.suppress(OSError, CapsaError):
                 self._cgroup.kill()
                 self._cgroup.remove()
-        self._remove_control()
+        self.reception.close()
 
     def remember(self, memory: Memory) -> None:
         """Go on where the attendant before ended."""
@@ -176,10 +174,6 @@ class Attendant:
         self._private = True
         self._held = memory.held
         self._names = memory.names
-        self._unheard = memory.unheard
-        if memory.listener is not None:
-            self._listener = socket.socket(fileno=memory.listener)
-            self.loop.watch(memory.listener, READ, self._accept)
         if self.launch.log is not None:
             log = self.launch.log
             try:
@@ -189,8 +183,7 @@ class Attendant:
         self._main = Process(memory.status.pid, memory.end, self._main_streams(memory.streams))
         self._watch_end(memory.end)
         self._watch_memory(memory.oom)
-        for fd in memory.engines:
-            self.engines.append(Connection(self, self.loop, socket.socket(fileno=fd)))
+        self.reception.take_up(memory.listener, memory.engines, memory.unheard)
 
     def run(self) -> Memory | None:
         """Work; returns what to remember when there has been nothing to do for a while, None when all is over."""
@@ -198,9 +191,9 @@ class Attendant:
             if not self.loop.turn(LINGER_SECONDS) and self._can_leave():
                 return self._leave()
         deadline = time.monotonic() + DRAIN_SECONDS
-        while any(engine.busy for engine in self.engines) and time.monotonic() < deadline:
+        while self.reception.busy and time.monotonic() < deadline:
             self.loop.turn(0.1)
-        self._remove_control()
+        self.reception.close()
         return None
 
     def _can_leave(self) -> bool:
@@ -212,7 +205,7 @@ class Attendant:
             self._private
             and self._status.state in ("running", "paused")
             and not self._execs
-            and not any(engine.busy for engine in self.engines)
+            and not self.reception.busy
             and not any(streams.busy for streams in self._finishing)
             and self._main is not None
             and self._main.streams.idle
@@ -224,18 +217,19 @@ class Attendant:
             self._log.close()
         if self._cgroup is not None:
             self._cgroup.close()
+        listener, engines, unheard = self.reception.leave()
         return Memory(
             launch=self.launch,
             status=self._status,
-            listener=self._listener.detach() if self._listener is not None else None,
-            engines=[engine.detach() for engine in self.engines],
+            listener=listener,
+            engines=engines,
             held=self._held,
             names=self._names,
             streams=self._main.streams.open_by_name(),
             rest=self._log.rest if self._log is not None else {},
             oom=self._oom_watch,
             end=self._main.end,
-            unheard=self._unheard,
+            unheard=unheard,
         )
 
     def _main_streams(self, fds: dict[str, int]) -> Streams:
@@ -250,59 +244,7 @@ class Attendant:
         if watch is not None:
             self.loop.watch(watch, READ, self._out_of_memory)
 
-    def _listen(self) -> None:
-        """Listen for other engines; by a path below /proc/self/fd, since socket addresses are short."""
-        path = Path(self.launch.control)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            before = os.umask(0o077)
-            try:
-                listener.bind(f"/proc/self/fd/{directory}/{path.name}")
-            finally:
-                os.umask(before)
-            listener.listen(4)
-        finally:
-            os.close(directory)
-        listener.setblocking(False)
-        self._listener = listener
-        self.loop.watch(listener.fileno(), READ, self._accept)
-
-    def _remove_control(self) -> None:
-        if self._listener is not None:
-            self.loop.forget(self._listener.fileno())
-            self._listener.close()
-            self._listener = None
-            path = Path(self.launch.control)
-            with contextlib.suppress(OSError):
-                path.unlink()
-                path.parent.rmdir()
-
     # -- what engines ask for
-
-    def _accept(self, _events: int) -> None:
-        assert self._listener is not None
-        try:
-            end, _address = self._listener.accept()
-        except OSError:
-            return
-        engine = Connection(self, self.loop, end)
-        self.engines.append(engine)
-        unheard, self._unheard = self._unheard, []
-        for message in (self._with_execs(), *unheard):
-            engine.send(message)
-
-    def disconnected(self, connection: Connection) -> None:
-        """An engine is gone; another will come."""
-        self.engines.remove(connection)
-        for message in connection.untold():
-            if not self.engines and isinstance(
-                message, protocol.ExecExited | protocol.OutOfMemory | protocol.LogTrouble
-            ):
-                self._keep(message)
 
     def obey(self, command: protocol.Command, ends: list[socket.socket], answer: Answer) -> None:
         """Carry one command out; takes the sockets over unless it raises what the engine is to be told."""
@@ -419,7 +361,7 @@ class Attendant:
         self._open_cgroup().remove()
         _close_all([*self._held, *self._names])
         self._held, self._names = [], []
-        self._remove_control()
+        self.reception.close()
         self.released = True
 
     # -- what happens
@@ -434,7 +376,7 @@ class Attendant:
     def _exec_ended(self, report: protocol.ExecExited, streams: Streams) -> None:
         self._finishing = [each for each in self._finishing if each.busy]
         self._finishing.append(streams)
-        self._say(report)
+        self.reception.say(report)
 
     def _container_ended(self, main: Process) -> None:
         assert main.exit_code is not None
@@ -458,7 +400,7 @@ class Attendant:
             out_of_memory=cgroup.oom_kills() > 0,
         )
         self._keep_exit()
-        self._say(self._status)
+        self.reception.say(self._status)
         self._run_poststop()
 
     def _run_poststop(self) -> None:
@@ -484,33 +426,22 @@ class Attendant:
             self.loop.forget(self._oom_watch)
         if self._open_cgroup().oom_kills() > 0 and not self._status.out_of_memory:
             self._status = msgspec.structs.replace(self._status, out_of_memory=True)
-            self._say(protocol.OutOfMemory(at=time.time_ns()))
+            self.reception.say(protocol.OutOfMemory(at=time.time_ns()))
 
     def _log_trouble(self, error: OSError) -> None:
         assert self.launch.log is not None
         message = f"cannot write {self.launch.log.path}: {errors.reason(error)}"
         if message != self._trouble:  # which each piece of output may have
             self._trouble = message
-            self._say(protocol.LogTrouble(message=message))
+            self.reception.say(protocol.LogTrouble(message=message))
 
     def _change(self, **changes: object) -> None:
         self._status = msgspec.structs.replace(self._status, **changes)
-        self._say(self._status)
+        self.reception.say(self._status)
 
-    def _with_execs(self) -> Status:
+    def greeting(self) -> Status:
+        """What an engine is told first."""
         return msgspec.structs.replace(self._status, execs=self._execs.pids())
-
-    def _say(self, report: Report) -> None:
-        heard = False
-        for engine in list(self.engines):
-            heard = engine.send(report) or heard
-        if not heard and not isinstance(report, Status):
-            self._keep(report)
-
-    def _keep(self, report: Report) -> None:
-        """For the next engine."""
-        if len(self._unheard) < HELD_REPORTS:
-            self._unheard.append(report)
 
 
 def _close_all(fds: Iterable[int]) -> None:
