@@ -8,6 +8,7 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -113,25 +114,18 @@ class Docker(Daemon):
 
     name = "docker"
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, options: Sequence[str] = ()) -> None:
+        """``options``: more of them for dockerd."""
         super().__init__(base)
+        self.options = options
+        self.cgroup = f"capsa-bench-{os.getpid()}"
         self._pids: list[int] = []
-        self._cgroup = f"capsa-bench-{os.getpid()}"
 
     def open(self) -> None:
-        self.inside = Namespaces()
+        self.inside = self.inside or Namespaces()
         base, run = self.base, self.base / "run"
-        run.mkdir()
         log = base / "log"
-        config = base / "containerd.toml"
-        config.write_text(
-            'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
-            f'root = "{base}/containerd"\nstate = "{run}/containerd"\n'
-            f'[grpc]\naddress = "{run}/containerd.sock"\n[ttrpc]\naddress = "{run}/containerd.sock.ttrpc"\n'
-            f'[plugins."io.containerd.internal.v1.opt"]\npath = "{base}/opt"\n'
-        )
-        self._pids.append(spawn.daemon(["containerd", "--config", str(config)], log, inside=self.inside))
-        _await(run / "containerd.sock", log)
+        self._pids.append(containerd(base, self.inside))
         self._pids.append(
             spawn.daemon(
                 [
@@ -142,8 +136,9 @@ class Docker(Daemon):
                     f"--exec-root={run}/docker",
                     f"--pidfile={run}/docker.pid",
                     f"--host=unix://{run}/docker.sock",
-                    f"--cgroup-parent=/{self._cgroup}",
+                    f"--cgroup-parent=/{self.cgroup}",
                     "--exec-opt=native.cgroupdriver=cgroupfs",
+                    *self.options,
                 ],
                 log,
                 inside=self.inside,
@@ -158,7 +153,7 @@ class Docker(Daemon):
         for pid in reversed(self._pids):
             spawn.end(pid)
         super().close()
-        remove_cgroups(self._cgroup)
+        remove_cgroups(self.cgroup)
 
     def command(self, *arguments: str) -> list[str]:
         return [self.client(), *arguments]
@@ -210,7 +205,7 @@ class Podman(Peer):
     _parent_was_there = True
 
     def open(self) -> None:
-        self.inside = Namespaces(hide_unified=True)
+        self.inside = self.inside or Namespaces(hide_unified=True)
         self._parent_was_there = any(CGROUPS.glob("*/libpod_parent"))
         (self.base / "config").mkdir()
         self.environment["CONTAINERS_CONF"] = _empty_config(self.base, "containers.conf", "")
@@ -251,6 +246,21 @@ class Podman(Peer):
             value = 1000 if hard == resource.RLIM_INFINITY else min(hard, 1000)
             found.append(f"--ulimit={name}={value}:{value}")
         return found
+
+
+def containerd(base: Path, inside: Namespaces) -> int:
+    """Start a private containerd below ``base``; its pid. It answers at ``run/containerd.sock``."""
+    run, log, config = base / "run", base / "log", base / "containerd.toml"
+    run.mkdir()
+    config.write_text(
+        'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+        f'root = "{base}/containerd"\nstate = "{run}/containerd"\n'
+        f'[grpc]\naddress = "{run}/containerd.sock"\n[ttrpc]\naddress = "{run}/containerd.sock.ttrpc"\n'
+        f'[plugins."io.containerd.internal.v1.opt"]\npath = "{base}/opt"\n'
+    )
+    pid = spawn.daemon(["containerd", "--config", str(config)], log, inside=inside)
+    _await(run / "containerd.sock", log)
+    return pid
 
 
 def _may_raise_limits() -> bool:

@@ -34,10 +34,10 @@ class Namespaces:
     """A network and a mount namespace, held by a process: what runs in them leaves nothing on the machine.
 
     ``hide_unified``: without the (almost empty) cgroup v2 of a hybrid layout, which crun and podman take for the real
-    one.
+    one. ``cover``: directories that are theirs alone, empty at first.
     """
 
-    def __init__(self, *, hide_unified: bool = False) -> None:
+    def __init__(self, *, hide_unified: bool = False, cover: Sequence[str] = ("/dev/shm", "/run/lock")) -> None:
         ready, done = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -47,7 +47,7 @@ class Namespaces:
                 _check(_libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "mount")
                 if hide_unified and os.path.ismount(UNIFIED):
                     _check(_libc.umount2(UNIFIED.encode(), MNT_DETACH), "umount2")
-                for each in ("/dev/shm", "/run/lock"):
+                for each in cover:
                     if os.path.isdir(each):
                         _check(_libc.mount(b"none", each.encode(), b"tmpfs", 0, None), f"mount {each}")
                 with Netlink() as netlink:

@@ -248,9 +248,12 @@ def test_pure_v1_is_recognised() -> None:
     assert layout.where("pids") is None
 
 
-def test_a_named_hierarchy_is_joined_where_a_service_manager_put_us_somewhere() -> None:
-    assert parse(V1_MOUNTS, V1_CGROUPS).v1[2].core
-    assert not parse(V1_MOUNTS, "4:name=systemd:/\n").v1[0].core
+def test_a_hierarchy_outside_of_the_core_is_joined_where_somebody_put_us_somewhere() -> None:
+    assert parse(V1_MOUNTS, V1_CGROUPS).v1[2].joined
+    assert not parse(V1_MOUNTS, "4:name=systemd:/\n").v1[0].joined
+    mount = "35 31 0:32 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer\n"
+    assert parse(mount, "5:freezer:/conmon\n").v1[0].joined
+    assert not parse(mount, "5:freezer:/\n").v1[0].joined
 
 
 def test_hybrid_and_pure_v2_are_recognised() -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 import msgspec
 import pytest
 from fixtures import bundle as b
-from fixtures.bundle import shell, spec, with_process
+from fixtures.bundle import process, shell, spec, with_process
 from fixtures.runtime import RuntimeUnderTest, runtime
 from fixtures.wait import until
 
-from capsa.oci.runtime import Hook, Hooks
+from capsa.oci.runtime import Capabilities, Hook, Hooks, Process, User
 
 pytestmark = b.NEEDS
 
@@ -106,16 +106,47 @@ def test_run_passes_signals_on(oci: RuntimeUnderTest) -> None:
         assert process.wait(30) == 9
 
 
-def test_a_program_that_cannot_be_executed_fails_the_creation_or_the_start(oci: RuntimeUnderTest) -> None:
-    oci.write(spec(["nothing-like-it"]))
-    done = oci("create", "box", check=False)
-    assert done.returncode == 1 and 'exec: "nothing-like-it": executable file not found in $PATH' in done.stderr
-    assert not oci.traces()
+def test_a_program_that_cannot_be_executed_fails_the_creation(oci: RuntimeUnderTest) -> None:
+    """Also where its user or its working directory decides: callers make their exit codes of what create says."""
     (oci.root / "bin" / "plain").write_text("no program")
+    for name, mode in (("own", 0o700), ("members", 0o750)):
+        (oci.root / name).mkdir()
+        (oci.root / name / "echo").symlink_to("/bin/busybox")
+        os.chown(oci.root / name, 0, 100)
+        (oci.root / name).chmod(mode)
+    own, members = ["/own/echo", "it runs"], ["/members/echo", "it runs"]
+    user = User(uid=1000, gid=1000)
+    none = Capabilities()
+
+    def refused(process: Process) -> str:
+        oci.write(with_process(spec(), **msgspec.structs.asdict(process)))
+        done = oci("create", "box", check=False)
+        assert done.returncode == 1 and not oci.traces()
+        return done.stderr
+
+    assert 'exec: "nothing-like-it": executable file not found in $PATH' in refused(process(["nothing-like-it"]))
+    assert 'exec: "/etc": is a directory: permission denied' in refused(process(["/etc"]))
+    for args in (["plain"], ["/bin/plain"], ["./plain"]):
+        assert f'exec: "{args[0]}": permission denied' in refused(process(args, cwd="/bin"))
+    assert "permission denied" in refused(process(own, user=user, capabilities=none))
+    assert "permission denied" in refused(process(members, user=user, capabilities=none))
+    assert "cannot use /etc/passwd as working directory: not a directory" in refused(process(["sh"], cwd="/etc/passwd"))
+    for fields in (
+        {"args": own},
+        {"args": own, "user": user},  # with CAP_DAC_OVERRIDE
+        {"args": members, "user": User(uid=1000, gid=1000, additional_gids=[100]), "capabilities": none},
+    ):
+        oci.write(with_process(spec(), **fields))
+        assert oci("run", "box").stdout == "it runs\n"
+
+
+def test_a_program_that_the_kernel_refuses_fails_the_start(oci: RuntimeUnderTest) -> None:
+    (oci.root / "bin" / "plain").write_text("no program")
+    (oci.root / "bin" / "plain").chmod(0o755)
     oci.write(spec(["plain"]))
     oci.create()
     done = oci("start", "box", check=False)
-    assert done.returncode == 1 and "permission denied" in done.stderr
+    assert done.returncode == 1 and "exec format error" in done.stderr
     until(lambda: oci.status() == "stopped")
     oci("delete", "box")
     assert oci("run", "box", check=False).returncode == 1

@@ -5,8 +5,10 @@ The C library's wrappers tell all threads it knows about; these do not, see `cap
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from capsa.sys.call import call
@@ -36,6 +38,26 @@ def setresgid(gid: int) -> None:
 def setgroups(gids: Sequence[int]) -> None:
     """Set the additional groups."""
     call("setgroups", len(gids), (ctypes.c_uint32 * len(gids))(*gids), about=" ".join(map(str, gids)))
+
+
+@contextlib.contextmanager
+def real_ids(uid: int, gid: int, groups: Sequence[int]) -> Iterator[None]:
+    """Let ``access(2)``, which goes by the real ids and has no privileges then, answer for another user.
+
+    Nothing else changes for the calling process, not even its parent-death signal. Raises `OSError` where a user
+    namespace does not know the ids, or does not let groups be set.
+    """
+    before = os.getuid(), os.getgid(), os.getgroups()
+    try:
+        setgroups(groups)
+        call("setresgid", gid, -1, -1, about=str(gid))
+        call("setresuid", uid, -1, -1, about=str(uid))
+        yield
+    finally:
+        call("setresuid", before[0], -1, -1, about=str(before[0]))
+        call("setresgid", before[1], -1, -1, about=str(before[1]))
+        if os.getgroups() != before[2]:
+            setgroups(before[2])
 
 
 def keep_capabilities(keep: bool) -> None:

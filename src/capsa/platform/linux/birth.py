@@ -241,6 +241,8 @@ def _live(plan: Plan, channel: Channel, tree: rootfs.Rootfs) -> None:
     calls.close_all_but(plan.kept(channel))
     environment = process.environment(plan.process)
     process.find(plan.process.args[0], environment, plan.process.cwd)
+    if plan.door is not None:
+        process.foresee(plan.process, sets, environment)
     channel.send("created")
     policy = await_start(channel)
     if plan.door is not None:

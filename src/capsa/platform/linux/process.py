@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -14,7 +15,7 @@ from capsa.sys import credentials, schedule
 from capsa.sys import process as calls
 
 MOST_LISTED = 8192  # processors and memory nodes that a kernel may know
-
+_DAC_OVERRIDE = capabilities.mask(["CAP_DAC_OVERRIDE"])
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -271,6 +272,36 @@ def find(name: str, env: list[str], cwd: str) -> None:
         raise _missing(name)
 
 
+def foresee(wanted: Process, sets: capabilities.Sets, env: list[str]) -> None:
+    """Say early why the program could not be executed, as far as that can be told; raises `LaunchFailed`.
+
+    Who creates a container and starts it in two steps expects this of the first (runtime.md, Create), and dockerd and
+    podman make their exit codes 126 and 127 of it. Expects the container's root; the last word has `execute`.
+    """
+    try_directory(wanted.cwd, make=True)
+    os.chdir("/")
+    paths = [os.path.join(wanted.cwd, path) for path in candidates(wanted.args[0], env)]
+    user = wanted.user
+    with contextlib.ExitStack() as stack:
+        if user.uid and not sets.effective & _DAC_OVERRIDE:
+            try:
+                stack.enter_context(credentials.real_ids(user.uid, user.gid, user.additional_gids))
+            except OSError:
+                return
+        if any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths):
+            return
+    name = wanted.args[0]
+    if not any(os.path.exists(path) for path in paths):
+        raise _missing(name)
+    if "/" in name and os.path.isdir(paths[0]):
+        raise _directory(name)
+    raise LaunchFailed(f'exec: "{name}": permission denied', 126)
+
+
+def _directory(name: str) -> LaunchFailed:
+    return LaunchFailed(f'exec: "{name}": is a directory: permission denied', 126)
+
+
 def _missing(name: str) -> LaunchFailed:
     if "/" in name:
         return LaunchFailed(f'exec: "{name}": stat {name}: no such file or directory', 127)
@@ -301,6 +332,6 @@ def execute(args: list[str], env: list[str]) -> None:
     if refusal is None:
         raise _missing(name)
     if refusal.errno == errno.EACCES and "/" in name and os.path.isdir(name):
-        raise LaunchFailed(f'exec: "{name}": is a directory', 126)
+        raise _directory(name)
     code = 126 if refusal.errno in (errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ELOOP, errno.ETXTBSY) else 128
     raise LaunchFailed(f'exec: "{name}": {reason(refusal)}', code)

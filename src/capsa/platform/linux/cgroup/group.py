@@ -106,7 +106,7 @@ class Cgroup:
         made: list[str] = []
         try:
             for hierarchy in cgroup.layout.all:
-                if hierarchy.core:
+                if hierarchy.joined:
                     cgroup._make(hierarchy, made)
             settings = plan(resources, cgroup.layout, lambda file: None) if resources is not None else []
             cgroup._apply(settings, made)

@@ -30,11 +30,17 @@ class Hierarchy(msgspec.Struct, frozen=True):
 
     @property
     def core(self) -> bool:
-        """Whether every container joins it.
+        """Whether every container is in it."""
+        return self.version == 2 or not ALWAYS.isdisjoint(self.controllers)
 
-        A named hierarchy matters where a service manager keeps this process in a cgroup that it kills as a whole.
+    @property
+    def joined(self) -> bool:
+        """Whether a new container joins it.
+
+        Beyond the core: where somebody keeps this process in a cgroup, which he may kill, freeze or want to remove,
+        and of which a container is no part (a service manager with ``name=systemd``, podman with its conmon).
         """
-        return self.version == 2 or not ALWAYS.isdisjoint(self.controllers) or (bool(self.name) and self.own != "/")
+        return self.core or self.own != "/"
 
 
 class Layout(msgspec.Struct, frozen=True):
