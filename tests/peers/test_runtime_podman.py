@@ -52,6 +52,24 @@ def test_run_gives_output_and_exit_code(pod: Podman) -> None:
     assert done.stdout.startswith("in\nbox\n/tmp\n65534\n"), done.stdout
 
 
+def test_what_podman_asks_for_is_there(pod: Podman, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("bound\n")
+    words = [f"--volume={tmp_path}:/in:ro", "--tmpfs=/scratch:size=1m", "--read-only", "--umask=0027", "--env=A=b c"]
+    words += ["--cap-drop=ALL", "--cap-add=KILL", "--security-opt=no-new-privileges", "--device=/dev/fuse"]
+    # No limit of processes: in the words of before runtime-spec 1.3. And on cgroup v1 a mount over systemd's.
+    words += ["--pids-limit=-1", "--systemd=always"]
+    script = (
+        "cat /in/file; touch /in/x; touch /x; umask; echo $A; test -c /dev/fuse && echo fuse; (sleep 0) & wait;"
+        "grep -E 'CapPrm|NoNewPrivs|Seccomp:' /proc/self/status; grep -c ' /scratch tmpfs' /proc/mounts"
+    )
+    done = pod(*pod.run("--rm", *words, IMAGE, "sh", "-c", script))
+    lines = [re.sub(r"\s+", " ", line) for line in done.stdout.splitlines()]
+    assert lines == [
+        *("bound", "0027", "b c", "fuse", "CapPrm: 0000000000000020", "NoNewPrivs: 1", "Seccomp: 2", "1"),
+    ]
+    assert done.stderr.count("Read-only file system") == 2
+
+
 NO_SUCH = [(["nothing-like-it"], 127), (["/nothing"], 127), (["/etc/passwd"], 126), (["/etc"], 126)]
 MESSAGES = {127: "attempted to invoke a command that was not found", 126: "OCI permission denied"}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from capsa.oci.runtime import (
     Resources,
     ThrottleDevice,
     WeightDevice,
+    loads,
 )
 from capsa.platform.linux.cgroup import v1, v2
 from capsa.platform.linux.cgroup.group import normalised
@@ -114,6 +117,17 @@ def test_nothing_asked_is_nothing_written() -> None:
 def test_no_limit_of_pids_is_max_and_none_at_all_is_none_at_all() -> None:
     assert written(v1.settings(Resources(pids=Pids(limit=-1)))) == [("pids.max", "max")]
     assert written(v2.settings(Resources(pids=Pids(limit=0)), nothing)) == [("pids.max", "0")]
+    assert written(v2.settings(Resources(pids=Pids()), nothing)) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "limit", "meant"),
+    [("1.0.2-dev", 0, -1), ("1.2.1", 0, -1), ("1.3.0", 0, 0), ("1.0.2", 7, 7), ("1.0.2", None, None)],
+)
+def test_a_limit_of_no_pids_once_was_no_limit(version: str, limit: int | None, meant: int | None) -> None:
+    config = {"ociVersion": version, "linux": {"resources": {"pids": {} if limit is None else {"limit": limit}}}}
+    linux = loads(json.dumps(config).encode()).linux
+    assert linux is not None and linux.resources is not None and linux.resources.pids == Pids(limit=meant)
 
 
 @pytest.mark.parametrize(("shares", "weight"), [(2, 1), (1024, 100), (262144, 10000), (1, 1), (10**9, 10000)])

@@ -171,7 +171,7 @@ class CPU(Struct):
 
 
 class Pids(Struct):
-    limit: int = 0
+    limit: int | None = None
 
 
 class WeightDevice(Struct):
@@ -337,9 +337,22 @@ _decoder = msgspec.json.Decoder(Spec)
 def loads(data: bytes, where: str = "config.json") -> Spec:
     """Parse a ``config.json``; raises `InvalidArgument` naming ``where`` and the offending field."""
     try:
-        return _decoder.decode(data)
+        spec = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"malformed {where}: {error}") from error
+    if spec.linux is not None and spec.linux.resources is not None:
+        interpret(spec.linux.resources, spec.oci_version)
+    return spec
+
+
+def interpret(resources: Resources, version: str) -> None:
+    """Let ``resources`` mean what they meant in ``version`` of the specification.
+
+    Before 1.3 a limit of 0 processes was none (config-linux.md, PIDs), and podman asks for no limit that way.
+    """
+    numbers = [int(part) if part.isdecimal() else 0 for part in version.partition("-")[0].split(".")[:2]]
+    if resources.pids is not None and resources.pids.limit == 0 and numbers < [1, 3]:
+        resources.pids.limit = -1
 
 
 def load(bundle: str | os.PathLike[str]) -> Spec:

@@ -203,7 +203,8 @@ def _group(record: Record, spec: Spec, undo: contextlib.ExitStack) -> Cgroup:
     from capsa.platform.linux.cgroup import Cgroup
 
     resources = spec.linux.resources if spec.linux is not None else None
-    cgroup = Cgroup.create(record.cgroup, resources)
+    # Callers expect it to be in all hierarchies: podman mounts that of systemd, statistics are read of them.
+    cgroup = Cgroup.create(record.cgroup, resources, everywhere=True)
     undo.callback(_remove, cgroup)
     return cgroup
 

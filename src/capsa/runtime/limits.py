@@ -11,7 +11,7 @@ import time
 import msgspec
 
 from capsa.errors import Conflict, InvalidArgument, reason
-from capsa.oci.runtime import CPU, BlockIO, Memory, Pids, Resources
+from capsa.oci.runtime import CPU, BlockIO, Memory, Pids, Resources, interpret
 from capsa.runtime.container import Container
 from capsa.runtime.verb import Verb
 
@@ -58,6 +58,7 @@ def update(settings: Settings, options: Options) -> int:
     with container.locked():
         if container.status() == "stopped":
             raise Conflict(f"cannot update container {container.id}: it has ended")
+        interpret(wanted, container.spec.oci_version)
         container.cgroup().update(wanted)
     return 0
 

@@ -97,8 +97,15 @@ class Cgroup:
     # ---- making ----
 
     @classmethod
-    def create(cls, path: str, resources: Resources | None = None, where: Layout | None = None) -> Cgroup:
-        """Make it and apply ``resources``; nothing is left of it after an error.
+    def create(
+        cls,
+        path: str,
+        resources: Resources | None = None,
+        where: Layout | None = None,
+        *,
+        everywhere: bool = False,
+    ) -> Cgroup:
+        """Make it and apply ``resources``; nothing is left of it after an error. ``everywhere``: in all hierarchies.
 
         An empty cgroup of that name is replaced; one with processes or sub-cgroups is a `Conflict`.
         """
@@ -106,7 +113,7 @@ class Cgroup:
         made: list[str] = []
         try:
             for hierarchy in cgroup.layout.all:
-                if hierarchy.joined:
+                if everywhere or hierarchy.joined:
                     cgroup._make(hierarchy, made)
             settings = plan(resources, cgroup.layout, lambda file: None) if resources is not None else []
             cgroup._apply(settings, made)

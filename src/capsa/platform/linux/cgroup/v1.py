@@ -18,7 +18,7 @@ def settings(resources: Resources) -> list[Setting]:
         plan += _memory(resources.memory)
     if resources.cpu is not None:
         plan += _cpu(resources.cpu)
-    if resources.pids is not None:
+    if resources.pids is not None and resources.pids.limit is not None:
         plan.append(one("pids", "pids.max", "max" if resources.pids.limit < 0 else resources.pids.limit, "pids.limit"))
     if resources.block_io is not None:
         plan += _blkio(resources.block_io)

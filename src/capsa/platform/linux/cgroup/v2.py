@@ -23,7 +23,7 @@ def settings(resources: Resources, read: Read) -> list[Setting]:
         plan += _memory(resources.memory, read)
     if resources.cpu is not None:
         plan += _cpu(resources.cpu, read)
-    if resources.pids is not None:
+    if resources.pids is not None and resources.pids.limit is not None:
         plan.append(one("pids", "pids.max", "max" if resources.pids.limit < 0 else resources.pids.limit, "pids.limit"))
     if resources.block_io is not None:
         plan += _io(resources.block_io)
