@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fixtures import bundle as b
-from fixtures.caller import RUNC, parameters, unchanged
+from fixtures.caller import RESIZED, RUNC, SIZED, parameters, unchanged
 from fixtures.containerd import IMAGE, Ctr, containerd
 from fixtures.wait import until
 
@@ -91,7 +91,7 @@ def test_terminals(ctr: Ctr) -> None:
     name = ctr.name()
     first = ctr.terminal(*ctr.run("--tty", "--rm", IMAGE, name, "sh"))
     first.expect("# ")
-    first.type("tty; stty size; echo $((6 * 7))-\n")
+    first.type(f"tty; {SIZED}; stty size; echo $((6 * 7))-\n")
     for text in ("/dev/pts/0", "24 80", "42-"):
         first.expect(text)
     second = ctr.terminal("tasks", "exec", "--exec-id=two", "--tty", name, "sh")
@@ -100,8 +100,8 @@ def test_terminals(ctr: Ctr) -> None:
     second.expect("/dev/pts/1")
     assert second.wait() == 5
     first.resize(30, 100)
-    first.type("sleep 0.2; stty size\n")
-    first.expect("30 100")
+    first.type(f"{RESIZED}; echo $((5 * 5))-\n")
+    first.expect("25-")
     first.type("exit 4\n")
     assert first.wait() == 4
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fixtures import bundle as b
-from fixtures.caller import RUNC, parameters, unchanged
+from fixtures.caller import RUNC, SIZED, parameters, unchanged
 from fixtures.dockerd import Dockerd, dockerd
 from fixtures.wait import until
 
@@ -120,7 +120,7 @@ def test_terminals(docker: Dockerd) -> None:
     name = docker.name()
     first = docker.terminal(*docker.run("--interactive", "--tty", f"--name={name}", IMAGE))
     first.expect("# ")
-    first.type("tty; stty size; echo $((6 * 7))-\n")
+    first.type(f"tty; {SIZED}; stty size; echo $((6 * 7))-\n")
     for text in ("/dev/pts/0", "24 80", "42-"):
         first.expect(text)
     first.resize(30, 100)

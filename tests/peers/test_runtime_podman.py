@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fixtures import bundle as b
-from fixtures.caller import CRUN, parameters, unchanged
+from fixtures.caller import CRUN, RESIZED, SIZED, parameters, unchanged
 from fixtures.podman import Podman, podman
 from fixtures.wait import until
 
@@ -108,7 +108,7 @@ def test_terminals(pod: Podman) -> None:
     name = pod.name()
     first = pod.terminal(*pod.run("--interactive", "--tty", f"--name={name}", IMAGE))
     first.expect("# ")
-    first.type("tty; stty size; echo $((6 * 7))-\n")
+    first.type(f"tty; {SIZED}; stty size; echo $((6 * 7))-\n")
     for text in ("/dev/pts/0", "24 80", "42-"):
         first.expect(text)
     second = pod.terminal("exec", "--interactive", "--tty", name, "sh")
@@ -117,8 +117,8 @@ def test_terminals(pod: Podman) -> None:
     second.expect("/dev/pts/1")
     assert second.wait() == 5
     first.resize(30, 100)
-    first.type("sleep 0.3; stty size\n")
-    first.expect("30 100")
+    first.type(f"{RESIZED}; echo $((5 * 5))-\n")
+    first.expect("25-")
     for key in "\x10\x11":  # ctrl-p ctrl-q, which podman wants to read one by one
         first.type(key)
         time.sleep(0.2)
