@@ -116,6 +116,7 @@ GROUPS = {
         "prune": "prune",
     },
     "engine": {"run": "engine", "stop": "engine"},
+    "hid": dict.fromkeys(("check", "convert", "disable", "enable", "format", "get", "remove", "set"), "hid"),
     "image": {
         **{name: VERBS[name] for name in ("import", "load", "pull", "push", "save", "tag")},
         "history": "history",
@@ -142,6 +143,7 @@ ALIASES = {
 GROUP_SUMMARIES = {
     "container": "Manage containers",
     "engine": "Run or stop an engine",
+    "hid": "Work on Genode's configuration files (HID)",
     "image": "Manage images",
     "network": "Manage networks",
     "system": "Look after the engine and its disk",
