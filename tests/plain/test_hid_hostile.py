@@ -184,6 +184,18 @@ x start off | + binary x
     )
 
 
+@pytest.mark.parametrize("text", ["\x00", "\x1b", "\ufffe", "\ud800"])
+def test_what_xml_cannot_hold_is_refused(text):
+    for node in (
+        hid.Node("a", {"b": text}),
+        hid.Node("a", {}, [hid.Quote(text)]),
+        hid.Node("a", {}, [hid.Comment(text)]),
+        hid.Node("a", {}, [hid.Node("b", {}, [hid.Quote(text)], enabled=False)]),
+    ):
+        with pytest.raises(hid.NotRepresentable):
+            write_xml(node)
+
+
 def test_old_genode_finds_values_as_they_are():
     root = hid.read('config\n+ policy | label: a -> "b" & <c\n+ arg | : a -> b & c\nx off | a: x--y\n-\n')
     assert write_xml(root) == (

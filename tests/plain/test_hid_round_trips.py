@@ -44,6 +44,16 @@ def test_genode_reads_what_is_written_as_it_was_meant(tree):
 
 
 @many
+@given(trees(), st.data())
+def test_a_text_that_was_cut_off_is_refused(tree, data):
+    text = written(tree).removesuffix("-\n")
+    cut = text[: data.draw(st.integers(0, len(text)))]
+    for reader in (hid.read, hid.read_relaxed):
+        with pytest.raises(hid.SyntaxViolation):
+            reader(cut)
+
+
+@many
 @given(trees())
 def test_a_file_may_have_line_ends_of_dos(tree):
     text = written(tree).replace("\n", "\r\n")
@@ -61,7 +71,11 @@ def test_xml_keeps_what_counts(tree):
         assume(
             not quotes or (quotes[0].text.strip() and not any(line in quotes[0].text for line in "\x85\u2028\u2029"))
         )
-    again = read_xml(write_xml(tree))
+    try:
+        again = read_xml(write_xml(tree))
+    except hid.NotRepresentable as error:
+        assert "a character that XML does not have" in str(error)
+        return
     for node in [*tree.walk(), *again.walk()]:
         node.attributes.sort(key=lambda attribute: attribute.tag)
     if not any(not inner.enabled for node in tree.walk() if not node.enabled for inner in node.nodes(disabled=True)):

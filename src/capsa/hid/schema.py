@@ -313,8 +313,9 @@ def _count(node: Node, scope: Scope) -> Iterator[_Finding]:
         if item.enabled:
             enabled.add(id(slot))
         if first.setdefault(id(slot), item) is not item and not slot.multiple and not scope.anything:
-            text = f"'{item.type}' is one too many, as there is one of line {first[id(slot)].line}"
-            yield item.line, item.column, text, ()
+            line = first[id(slot)].line
+            there = f"there is one of line {line}" if line else "there is one already"
+            yield item.line, item.column, f"'{item.type}' is one too many, as {there}", ()
     for slot in scope.slots:
         if not slot.optional and id(slot) not in enabled:
             types = sorted(type for type, (other, _) in scope.nodes.items() if other is slot)

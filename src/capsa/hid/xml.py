@@ -8,6 +8,7 @@ Document types and entities of one's own are refused.
 from __future__ import annotations
 
 import itertools
+import re
 from xml.parsers import expat
 
 from capsa.hid import grammar
@@ -17,6 +18,9 @@ from capsa.hid.tree import Attribute, Comment, Node, Quote
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
+
+
+_NO_XML = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 def read_xml(text: str | bytes, *, most: int = grammar.MAX_BYTES) -> Node:
@@ -239,7 +243,13 @@ def _comments(lines: list[str], indent: str, out: list[str]) -> None:
     while "--" in text:
         text = text.replace("--", "- -")
     if text:
+        _check(text)
         out.append(f"{indent}<!-- {text} -->")
+
+
+def _check(text: str) -> None:
+    if _NO_XML.search(text):
+        raise NotRepresentable(f"{grammar.shown(text)} has a character that XML does not have")
 
 
 def _attribute(attribute: Attribute, disabled: bool) -> str:
@@ -255,5 +265,6 @@ def _attribute(attribute: Attribute, disabled: bool) -> str:
 
 
 def _escaped(text: str, disabled: bool) -> str:
+    _check(text)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return text.replace("--", "-&#45;") if disabled else text
