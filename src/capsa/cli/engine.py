@@ -13,6 +13,8 @@ from capsa.errors import CapsaError, Unavailable, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from capsa.engine.listen import Certificates
 
 STOP_PATIENCE = 30.0
@@ -37,7 +39,16 @@ def _run(context: Context, options: Options) -> int:
             certificates=_certificates(context, options),
             plain=any(name in options.switched and not options.switch(name) for name in ("tls", "tlsverify")),
         ),
+        genode=_genode(options.text("platform")),
     )
+
+
+def _genode(text: str | None) -> Path | None:
+    if not text:
+        return None
+    from capsa.platform.genode.platform import parse
+
+    return parse(text)
 
 
 def _certificates(context: Context, options: Options) -> Certificates | None:
@@ -100,6 +111,7 @@ _ENGINE = Command(
     """
   -G, --group string       Group that may use unix sockets (default: root's only)
   -H, --host list          Where to listen: unix:///PATH, tcp://ADDRESS:PORT, fd:// (default unix://RUN/docker.sock)
+      --platform string    One more platform: genode=DIRECTORY, with the programs of a Genode
       --root string        Directory of images, containers and the database (default "/var/lib/capsa")
       --run string         Directory of sockets (default "/run/capsa")
       --tls                Use TLS with TCP; =false allows TCP beyond loopback without it

@@ -6,7 +6,7 @@ import os
 import sys
 
 from capsa.cli.context import Context
-from capsa.cli.options import Command, Options
+from capsa.cli.options import Command, Options, UsageError
 from capsa.cli.progress import messages
 from capsa.errors import CapsaError
 
@@ -15,19 +15,60 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEBIAN = "debian"
+GENODE = "genode"
 
 
 def _make(context: Context, options: Options) -> int:
     kind = options.arguments[0]
-    if kind != DEBIAN:
-        raise CapsaError(f"cannot make an image of {kind} (only of {DEBIAN})")
-    from capsa.image.debian import make_debian
+    if kind not in (DEBIAN, GENODE):
+        raise CapsaError(f"cannot make an image of {kind} (only of {DEBIAN} or {GENODE})")
+    for option, wanted in (("archive", GENODE), ("include", DEBIAN), ("suite", DEBIAN)):
+        if options.given(option) and kind != wanted:
+            raise UsageError(f"--{option} is for images of {wanted}")
     from capsa.image.reference import parse
 
-    reference = parse(options.text("tag") or DEBIAN)
+    reference = parse(options.text("tag") or kind)
     if reference.digest:
         raise CapsaError("an image is tagged with a name, not with a digest")
     name = reference.with_default_tag().familiar
+    return (_make_debian if kind == DEBIAN else _make_genode)(context, options, name)
+
+
+def _make_genode(context: Context, options: Options, name: str) -> int:
+    """Of depot archives: the engine makes the image of what they hold."""
+    from pathlib import Path
+
+    from capsa.image.genode import PLATFORM_OS, read
+
+    archives = options.all("archive")
+    if not archives:
+        raise UsageError("--archive is needed: the package and the archives with its content")
+    package = read([Path(path) for path in archives])
+    repository, _, tag = name.rpartition(":")
+    response = context.engine().request(
+        "POST",
+        "/images/create",
+        {
+            "fromSrc": "-",
+            "repo": repository,
+            "tag": tag,
+            "platform": f"{PLATFORM_OS}/amd64",
+            "changes": package.changes(),
+        },
+        body=package.tar(),
+        headers={"Content-Type": "application/x-tar"},
+        own=True,
+    )
+    last = ""
+    for message in messages(response):
+        last = str(message.get("status", last))
+    print(last if options.switch("quiet") else f"Made image: {name}")
+    return 0
+
+
+def _make_debian(context: Context, options: Options, name: str) -> int:
+    from capsa.image.debian import make_debian
+
     include = [package for package in options.strings("include") if package]
     engine = context.engine()
     engine.request("GET", "/_ping").read()  # before minutes of work
@@ -66,13 +107,14 @@ def _progress() -> Callable[[str], None]:
 COMMANDS = {
     "image make": Command(
         "image make",
-        "debian",
-        "Make a base image from this machine's own Debian mirror (with mmdebstrap)",
+        "debian|genode",
+        "Make an image of this machine's own Debian mirror (with mmdebstrap), or of Genode's depot archives",
         """
+      --archive list      Depot archive (.tar.xz): a package with its runtime file, and those with its content
       --include strings   Packages to install as well
   -q, --quiet             Print only the ID
       --suite string      Debian suite, such as bookworm or trixie (default: this machine's)
-  -t, --tag string        Name of the image (default "debian")
+  -t, --tag string        Name of the image (default "debian" or "genode")
 """,
         _make,
         least=1,

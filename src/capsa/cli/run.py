@@ -27,6 +27,19 @@ def _create(context: Context, options: Options) -> int:
     return 0
 
 
+def _plan(context: Context, options: Options) -> int:
+    """A container is made for it, without being started, and removed again."""
+    if options.text("name"):
+        raise UsageError("--name is of no use for a plan: leave it out")
+    identifier = _new(context, options, build(options))
+    engine = context.engine()
+    try:
+        print(engine.request("GET", f"/containers/{identifier}/plan").read().decode(), end="")
+    finally:
+        engine.request("DELETE", f"/containers/{identifier}", {"force": True, "v": True}).read()
+    return 0
+
+
 def _new(context: Context, options: Options, body: dict[str, Any]) -> str:
     """Create the container, pulling its image where asked; returns its id."""
     engine = context.engine()
@@ -183,6 +196,17 @@ COMMANDS = {
         "Create a new container",
         CREATE,
         _create,
+        least=1,
+        interspersed=False,
+        completes="images",
+        refused=REFUSED,
+    ),
+    "plan": Command(
+        "plan",
+        "IMAGE [COMMAND] [ARG...]",
+        "Show what a container would become, without running it",
+        CREATE,
+        _plan,
         least=1,
         interspersed=False,
         completes="images",

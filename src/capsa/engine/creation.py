@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from capsa.engine import links, mounts, seccomp, spec, validation
+from capsa.engine import genode, links, mounts, seccomp, spec, validation
 from capsa.engine.config import Config, Create, EndpointConfig, Healthcheck, HostConfig
 from capsa.engine.container import Container, Document, State
 from capsa.engine.limits import swap_limit
@@ -51,6 +51,8 @@ def create(engine: Engine, wanted: Create, name: str = "", platform: str = "") -
         check(image_config, platform, wanted.image)
     config = merge(wanted, image_config.config)
     host = wanted.host_config
+    if image_config.os == genode.OS:
+        genode.check(config, host, wanted.networking_config.endpoints_config)
     complete(host, config)
     command = [*(config.entrypoint or ()), *(config.cmd or ())]
     if not command or not command[0]:

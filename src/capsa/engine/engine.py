@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from capsa.database import Database
-from capsa.engine import containers, disk, endpoint, name_service, networking, reconcile, volumes
+from capsa.engine import containers, disk, endpoint, genode, name_service, networking, reconcile, volumes
 from capsa.engine.config import EndpointConfig, HostConfig
 from capsa.engine.container import Container, Waiting
 from capsa.engine.containers import Containers
@@ -25,7 +25,7 @@ from capsa.engine.lifecycle import LifeCycle
 from capsa.engine.spec import CAPABILITIES
 from capsa.engine.volume_mounts import VolumeMounts
 from capsa.engine.volumes import Volumes
-from capsa.errors import CapsaError, InvalidArgument, NotFound, reason
+from capsa.errors import CapsaError, InvalidArgument, NotFound, Unavailable, reason
 from capsa.platform.protocol import Attach, AttachTo, Status
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from capsa.image.store import Images
     from capsa.network.dns.service import NameService
     from capsa.network.networks import Networks
+    from capsa.platform.genode.platform import GenodePlatform
     from capsa.platform.linux.platform import LinuxPlatform
+    from capsa.platform.sandbox import Sandbox
 
 DEFAULT_ROOT = Path("/var/lib/capsa")
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -43,10 +45,14 @@ _status = msgspec.json.Decoder(Status)
 class Engine:
     """One engine over a pair of directories; for a single event loop."""
 
-    def __init__(self, root: Path, run: Path) -> None:
-        """``root`` keeps what has to last, ``run`` what lives as long as the machine is up."""
+    def __init__(self, root: Path, run: Path, genode: Path | None = None) -> None:
+        """``root`` keeps what has to last, ``run`` what lives as long as the machine is up.
+
+        ``genode``: the directory of a Genode's programs, for images made for it.
+        """
         self.root = root
         self.run = run
+        self._genode = genode
         self.name = engine_name(root)
         self.log = logging.getLogger("capsa.engine")
         self.closing = False
@@ -59,6 +65,7 @@ class Engine:
         self.networks: Networks
         self.names: NameService
         self.platform: LinuxPlatform
+        self.genode: GenodePlatform | None = None
         self.containers: Containers
         self.volumes: Volumes
         self.volume_mounts: VolumeMounts
@@ -105,6 +112,10 @@ class Engine:
         self.names = NameService(self.run)
         self.names.on_new = lambda container: name_service.renew(self, container)
         self.platform = LinuxPlatform(self.run, self.root / "cache" / "seccomp")
+        if self._genode is not None:
+            from capsa.platform.genode.platform import GenodePlatform
+
+            self.genode = GenodePlatform(self.run, self.root / "genode", self._genode)
 
     async def close(self) -> None:
         """Let go; containers live on."""
@@ -123,6 +134,8 @@ class Engine:
         if self.helpers is not None:
             self.helpers.close()
         await self.platform.close()
+        if self.genode is not None:
+            await self.genode.close()
         await self.images.close()
         await self.names.close()
         if self.clearing is not None:
@@ -135,6 +148,20 @@ class Engine:
             remove_parent(f"/{self.name}")  # it stays where containers run on
 
     # -- what the parts ask each other for
+
+    async def reconnect(self, container: Container) -> Sandbox | None:
+        """Connect to the sub-init of a container that runs already; None if there is none."""
+        if container.document.platform == genode.OS and self.genode is not None:
+            return await self.genode.reconnect(container.id)
+        return await self.platform.reconnect(container.id)
+
+    def platform_of(self, container: Container) -> LinuxPlatform | GenodePlatform:
+        """Where a container runs; raises `Unavailable` for a Genode image where there is no Genode."""
+        if container.document.platform != genode.OS:
+            return self.platform
+        if self.genode is None:
+            raise Unavailable("this engine has no Genode: start it with 'capsa engine --platform genode=DIRECTORY'")
+        return self.genode
 
     def image_users(self) -> dict[str, list[Any]]:
         from capsa.image.store import User

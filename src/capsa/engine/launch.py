@@ -6,11 +6,11 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capsa.engine import copyup, devices, links, logdriver, networking, seccomp, users
+from capsa.engine import copyup, devices, genode, links, logdriver, networking, seccomp, users
 from capsa.engine import spec as compiler
 from capsa.engine.container import Container
 from capsa.errors import CapsaError, Conflict, InvalidArgument, LaunchFailed, NotFound, reason
-from capsa.oci.runtime import dumps
+from capsa.oci.runtime import Spec, dumps
 from capsa.platform.protocol import Attach, Launch
 from capsa.vfs.tree import CopyOnWrite
 
@@ -34,12 +34,13 @@ async def _launch(engine: Engine, container: Container, layers: list[str]) -> Sa
     await _fill_volumes(container, layers)
     connected = networking.connect(engine, container)
     try:
-        _write_config(engine, container, layers)
+        with open(container.bundle / "config.json", "wb", buffering=0) as file:
+            file.write(dumps(specification(engine, container, layers)))
         waiting, container.waiting = container.waiting, []
         try:
             message = _message(engine, container, connected, layers, [each.attach for each in waiting])
             fds = [each.end.fileno() for each in waiting] + [held.fileno() for held in connected.held]
-            return await engine.platform.launch(message, fds)
+            return await engine.platform_of(container).launch(message, fds)
         finally:
             for each in waiting:
                 each.end.close()
@@ -64,7 +65,8 @@ async def _fill_volumes(container: Container, layers: list[str]) -> None:
             await copyup.fill(Path(point.source), layers[::-1], point.destination)
 
 
-def _write_config(engine: Engine, container: Container, layers: list[str]) -> None:
+def specification(engine: Engine, container: Container, layers: list[str]) -> Spec:
+    """The ``config.json`` of a container of these layers (directories, lowest first), as things are now."""
     host = container.host
     known = users.accounts(layers[::-1], str(container.bundle / "upper"))
     user, home = users.resolve(container.config.user, host.group_add, known)
@@ -76,7 +78,7 @@ def _write_config(engine: Engine, container: Container, layers: list[str]) -> No
         user=user,
         home=home,
         seccomp=seccomp.policy(host, compiler.capabilities(host, engine.capabilities)),
-        files=networking.write_files(engine, container),
+        files={} if container.document.platform == genode.OS else networking.write_files(engine, container),
         images=mounted_images(engine, container),
         devices=nodes,
         device_rules=rules,
@@ -88,8 +90,9 @@ def _write_config(engine: Engine, container: Container, layers: list[str]) -> No
         links=links.environment(engine, container),
     )
     document = compiler.compile(container.document, around)
-    with open(container.bundle / "config.json", "wb", buffering=0) as file:
-        file.write(dumps(document))
+    if container.document.platform == genode.OS:
+        document.annotations |= genode.settings(container.config)
+    return document
 
 
 def mounted_images(engine: Engine, container: Container) -> dict[str, list[str]]:
@@ -146,9 +149,7 @@ def _message(
         bundle=str(container.bundle),
         control=str(engine.run / "containers" / container.id / "control"),
         cache=str(engine.root / "cache" / "seccomp"),
-        root=CopyOnWrite(
-            layers=tuple(layers), upper=str(container.bundle / "upper"), work=str(container.bundle / "work")
-        ),
+        root=root_of(container, layers),
         stdin=container.config.open_stdin,
         stdin_once=container.config.stdin_once,
         log=logdriver.log(container),
@@ -158,6 +159,11 @@ def _message(
         init=bool(container.host.init),
         names=connected.names,
     )
+
+
+def root_of(container: Container, layers: list[str]) -> CopyOnWrite:
+    """Its root file system."""
+    return CopyOnWrite(layers=tuple(layers), upper=str(container.bundle / "upper"), work=str(container.bundle / "work"))
 
 
 def explain(error: CapsaError) -> tuple[int, str]:

@@ -266,6 +266,11 @@ class LifeCycle:
                 if not container.state.out_of_memory:
                     container.state.out_of_memory = True
                     self._events.container("oom", container)
+            case protocol.Shortage():
+                container.state.error = report.message
+                self._containers.save(container)
+                if report.message:
+                    self._events.container("oom", container, resource=report.resource)
             case protocol.LogTrouble():
                 if container.state.error != report.message:
                     self._engine.log.warning("container %s: %s", container.name, report.message)
@@ -291,7 +296,7 @@ class LifeCycle:
                 self._events.container("start", container)
                 self._engine.health.began(container)
         elif status.state == "exited":
-            self._exited(container, status)
+            self._exited(container, status, status.reason)
 
     def _exited(self, container: Container, status: Status, error: str = "") -> None:
         state = container.state
@@ -387,7 +392,7 @@ class LifeCycle:
 
     async def _find_again(self, container: Container, sandbox: Sandbox) -> None:
         """Connect to it anew; if nobody is there, its container died with it, or dies now."""
-        found = await self._engine.platform.reconnect(container.id)
+        found = await self._engine.reconnect(container)
         if container.sandbox is not sandbox:
             if found is not None:
                 found.close()
@@ -402,7 +407,7 @@ class LifeCycle:
         self._engine.remove_remains(container)
         kept = self._engine.kept_exit(container)
         if kept is not None:
-            self._exited(container, kept)
+            self._exited(container, kept, kept.reason)
         else:
             self._exited(container, killed(container), killed_error(container))
 
@@ -410,7 +415,7 @@ class LifeCycle:
         """At start-up: its sub-init is gone; take the exit that it left, or end what it left behind."""
         kept = self._engine.kept_exit(container)
         if kept is not None:
-            self._exited(container, kept)
+            self._exited(container, kept, kept.reason)
         else:
             self._exited(container, killed(container), killed_error(container))
         self._engine.remove_remains(container)

@@ -55,7 +55,7 @@ def _remove_halves(engine: Engine) -> None:
 
 
 async def _take_up(engine: Engine, container: Container) -> None:
-    sandbox = await engine.platform.reconnect(container.id)
+    sandbox = await engine.reconnect(container)
     if sandbox is not None:
         if sandbox.status.state in ("creating", "created", "failed") and not await _launched(sandbox):
             sandbox.close()

@@ -18,8 +18,8 @@ from capsa.engine.listen import Listener, Settings, listen, ready
 from capsa.errors import CapsaError, Conflict, reason
 
 
-def run(root: Path, run: Path, settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; containers live on. Returns the exit code.
+def run(root: Path, run: Path, settings: Settings, genode: Path | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; containers live on. Returns the exit code. ``genode``: see `Engine`.
 
     Raises `CapsaError` where the engine cannot run: another one has the directories or the socket.
     """
@@ -27,7 +27,7 @@ def run(root: Path, run: Path, settings: Settings) -> int:
     os.umask(0o022)
     _directories(root, run)
     with _locked(root, run):
-        asyncio.run(_serve(root.resolve(), run.resolve(), settings))
+        asyncio.run(_serve(root.resolve(), run.resolve(), settings, genode))
     return 0
 
 
@@ -60,14 +60,14 @@ def _locked(root: Path, run: Path):  # type: ignore[no-untyped-def]
             os.close(fd)
 
 
-async def _serve(root: Path, run: Path, settings: Settings) -> None:
+async def _serve(root: Path, run: Path, settings: Settings, genode: Path | None) -> None:
     from capsa.api.docker.server import Api
 
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    engine = Engine(root, run)
+    engine = Engine(root, run, genode)
     listeners: list[Listener] = listen(settings)
     try:
         await engine.start()

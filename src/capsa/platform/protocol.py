@@ -237,7 +237,8 @@ class Status(Struct, tag="status"):
     """The first report on every control connection, and again at every change.
 
     Times are nanoseconds since the epoch. ``exit_code`` as a shell has it (128 + signal). ``out_of_memory``: the
-    kernel ended a process for lack of memory. ``failure``: it could not be launched; nothing is left of it.
+    kernel ended a process for lack of memory. ``failure``: it could not be launched; nothing is left of it. ``reason``:
+    why it ended, where the exit code does not tell.
     """
 
     state: Literal["creating", "running", "paused", "exited", "failed"]
@@ -248,6 +249,7 @@ class Status(Struct, tag="status"):
     out_of_memory: bool = False
     failure: Failure | None = None
     execs: dict[str, int] = {}
+    reason: str = ""
 
 
 class ExecExited(Struct, tag="exec-exited"):
@@ -270,5 +272,13 @@ class LogTrouble(Struct, tag="log-trouble"):
     message: str
 
 
-Report = Status | ExecExited | OutOfMemory | LogTrouble
-FromSubInit = Reply | Status | ExecExited | OutOfMemory | LogTrouble
+class Shortage(Struct, tag="shortage"):
+    """The container is blocked until it gets more of ``resource``; no ``message``: it goes on."""
+
+    resource: str = ""
+    requested: int = 0
+    message: str = ""
+
+
+Report = Status | ExecExited | OutOfMemory | LogTrouble | Shortage
+FromSubInit = Reply | Status | ExecExited | OutOfMemory | LogTrouble | Shortage

@@ -22,6 +22,7 @@ def routes(router: Router) -> None:
     router.add("PUT", "/containers/{}/archive", write)
     router.add("GET", "/containers/{}/export", export)
     router.add("GET", "/containers/{}/changes", changes)
+    router.add("GET", "/containers/{}/plan", plan)
     router.add("POST", "/commit", commit)
 
 
@@ -88,6 +89,13 @@ async def export(call: Call) -> web.StreamResponse:
         await call.send(response, pieces)
     call.engine.events.container("export", container)
     return response
+
+
+async def plan(call: Call) -> web.StreamResponse:
+    """What it would become on its platform; not in Docker's API."""
+    from capsa.engine.plan import plan
+
+    return web.Response(text=await plan(call.engine, call.engine.containers.find(call.name)))
 
 
 async def changes(call: Call) -> web.StreamResponse:

@@ -1,0 +1,45 @@
+"""What a container would become on its platform, without making it: mounts on Linux, a configuration on Genode."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from capsa.engine import genode, launch
+from capsa.engine.container import Container
+
+if TYPE_CHECKING:
+    from capsa.engine.engine import Engine
+    from capsa.oci.runtime import Spec
+
+
+async def plan(engine: Engine, container: Container) -> str:
+    """The plan as text; raises what a start would raise before it makes anything."""
+    layers = [str(path) for path in engine.images.layers(container.document.image)]
+    spec = launch.specification(engine, container, layers)
+    if container.document.platform == genode.OS:
+        return await asyncio.to_thread(_on_genode, engine, container, spec, layers)
+    return _on_linux(container, spec, layers)
+
+
+def _on_linux(container: Container, spec: Spec, layers: list[str]) -> str:
+    from capsa.vfs import compile as vfs
+    from capsa.vfs.linux import lower
+
+    tree = vfs.tree(spec, launch.root_of(container, layers), bundle=str(container.bundle))
+    return "".join(f"{step.title()}\n" for step in lower(tree))
+
+
+def _on_genode(engine: Engine, container: Container, spec: Spec, layers: list[str]) -> str:
+    from capsa import hid
+    from capsa.platform.genode import bundle, compile
+    from capsa.platform.genode.image import Images
+
+    contents = Images(engine.root / "genode").get(layers)
+    made = bundle.read(spec, container.name, contents.roms, contents.texts)
+    cow = engine.genode is not None and engine.genode.has_cow
+    entry = compile.Entry(made.name, compile.quota(made), made.services, made.files, made.priority)
+    start = compile.containers([entry]).node("start", made.name)
+    assert start is not None
+    inner = compile.subinit(made, compile.tree(made, contents.archive), cow=cow)
+    return f"{hid.write(start)}\n{hid.write(inner)}"

@@ -1,0 +1,383 @@
+"""Bundles to configurations of `init`: pure functions, from plain data to HID trees.
+
+Three configurations make up a Genode of containers. `system` is the fixed one that core starts with; its `init` named
+``containers`` has the dynamic one (`containers`), with one start node for each container, an `init` of its own,
+the sub-init, with the third (`subinit`). docs/genode.md draws them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from capsa.errors import InvalidArgument
+from capsa.hid import Node, NotRepresentable
+from capsa.platform.genode import budget
+from capsa.platform.genode.budget import Quota
+from capsa.platform.genode.bundle import BASE_SERVICES, MAIN, Bundle
+
+CONTAINERS = "containers"
+SYSTEM = (
+    "init",
+    *(f"init -> {name}" for name in ("timer", "lx_fs", "config_rom", "fs_report", CONTAINERS)),
+    f"init -> {CONTAINERS} -> configs",
+)
+CONFIG_PREFIX = "config-"
+ROM_PREFIX = "rom-"
+REPORT = "state"
+TREES = "/host/tree"
+REPORT_MS = 5
+HEARTBEAT_MS = 1000
+PRIORITIES = 4
+FILES = Quota(8 * budget.MIB, 250)
+CONFIGS = Quota(16 * budget.MIB, 2000)
+_HOST_ROMS = ("ld.lib.so", "init", "vfs", "lx_fs")
+_FILE_ROMS = ("vfs", "lx_fs")
+# Services that a sub-init may pass on; which of them a component gets, its routes say.
+_OFFERED = ("ROM", *BASE_SERVICES, "Timer", "Report", "Rtc", "Trace", "Nic", "Uplink", "Gui", "Event")
+_LONGEST_ATTRIBUTE = 1000
+
+
+class Exec(msgspec.Struct, frozen=True):
+    """One more component in a container: what `Bundle` says of the main one."""
+
+    name: str
+    binary: str
+    arguments: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+    config: Node | None = None
+
+
+class Tree(msgspec.Struct, frozen=True):
+    """Where a container's files are.
+
+    ``image``: the content by which the archive of the image is known; ``upper``: the writable directory, below Genode's
+    working directory, as are ``volumes``, by place in the container.
+    """
+
+    image: str
+    upper: str
+    volumes: Mapping[str, str] = {}
+
+
+def tree(bundle: Bundle, archive: str) -> Tree:
+    """Where its directories are; whoever runs it puts them there."""
+    where = f"{TREES}/{bundle.name}"
+    volumes = {volume.target: f"{where}/volume-{number}" for number, volume in enumerate(bundle.volumes)}
+    return Tree(archive, f"{where}/upper", volumes)
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A container as `containers` sees it: the name of its start node, its quota, what it may use."""
+
+    name: str
+    quota: Quota
+    services: tuple[str, ...] = ()
+    files: bool = True
+    priority: int = 0
+
+
+def node(type: str, name: str = "", *content: Node, **attributes: str | int | bool) -> Node:
+    """A HID node; raises `InvalidArgument` for a value that HID cannot hold."""
+    values: dict[str, str | int | bool] = {"name": name} if name else {}
+    values.update(attributes)
+    for tag, value in values.items():
+        if isinstance(value, str) and (set(value) & set("|\n\r\0") or value != value.strip()):
+            raise InvalidArgument(f"HID cannot hold {value[:80]!r} as the {tag} of {type!r}")
+        if isinstance(value, str) and len(value) > _LONGEST_ATTRIBUTE:
+            raise InvalidArgument(f"the {tag} of {type!r} is longer than {_LONGEST_ATTRIBUTE} characters")
+    return Node(type, values, content)
+
+
+def quoted(type: str, text: str, name: str = "") -> Node:
+    """A node with free text, a line of which may hold anything but a line break or a zero."""
+    if "\0" in text:
+        raise InvalidArgument(f"HID cannot hold a zero byte in {type!r}")
+    made = node(type, name)
+    try:
+        made.text = text
+    except NotRepresentable as error:
+        raise InvalidArgument(str(error)) from error
+    return made
+
+
+# ---- the fixed part ----
+
+
+def system(quota: Quota) -> Node:
+    """What core starts with; ``quota`` is what containers may have together."""
+    root = node("config", "", _provided(("ROM", *BASE_SERVICES)))
+    root.add(node("default-route", "", node("any-service", "", node("parent"), node("any-child"))))
+    root.add(node("default", caps=120, ram="2M"))
+    root.add(node("start", "timer", _provides("Timer"), ram="1M"))
+    policies = (
+        node("policy", label_prefix="config_rom", root="/host/config"),
+        node("policy", label_prefix=f"{CONTAINERS} -> configs", root="/host/config"),
+        node("policy", label_prefix="fs_report", root="/host/report", writeable=True),
+    )
+    files = (_provides("File_system"), node("config", "", *policies))
+    root.add(node("start", "lx_fs", *files, caps=400, ram="12M", ld=False))
+    root.add(
+        node(
+            "start",
+            "config_rom",
+            node("binary", "fs_rom"),
+            _provides("ROM"),
+            _routes(_to_child("File_system", "lx_fs"), _anything_of_the_parent()),
+            ram="4M",
+        )
+    )
+    root.add(
+        node(
+            "start",
+            "fs_report",
+            _provides("Report"),
+            node("config", "", node("vfs", "", node("fs"))),
+            _routes(_to_child("File_system", "lx_fs"), _anything_of_the_parent()),
+            caps=2000,
+            ram="24M",
+        )
+    )
+    routes = _routes(
+        node("service", "ROM", node("child", "config_rom", label=CONTAINERS), label="config"),
+        _to_child("Report", "fs_report"),
+        _to_child("File_system", "lx_fs"),
+        _to_child("Timer", "timer"),
+        _anything_of_the_parent(),
+    )
+    root.add(node("start", CONTAINERS, node("binary", "init"), routes, caps=quota.caps, ram=budget.shown(quota.ram)))
+    return root
+
+
+# ---- the dynamic part ----
+
+
+def containers(entries: Iterable[Entry]) -> Node:
+    """The configuration of the `init` that has a sub-init for each container."""
+    root = node("config", "", prio_levels=PRIORITIES)
+    root.add(_provided((*_OFFERED, "File_system")))
+    root.add(
+        node(
+            "report",
+            ids=True,
+            init_ram=True,
+            init_caps=True,
+            child_ram=True,
+            child_caps=True,
+            delay_ms=REPORT_MS,
+            buffer="256K",
+        )
+    )
+    root.add(node("heartbeat", rate_ms=HEARTBEAT_MS))
+    root.add(
+        node(
+            "start",
+            "configs",
+            node("binary", "fs_rom"),
+            _provides("ROM"),
+            _routes(_anything_of_the_parent()),
+            caps=CONFIGS.caps,
+            ram=budget.shown(CONFIGS.ram),
+        )
+    )
+    for entry in entries:
+        root.add(_container(entry))
+    return root
+
+
+def _container(entry: Entry) -> Node:
+    routes = [
+        node("service", "ROM", node("child", "configs", label=CONFIG_PREFIX + entry.name), label="config"),
+        node("service", "ROM", node("parent"), label_prefix=ROM_PREFIX),
+        *(
+            node("service", "ROM", node("parent"), label_last=name)
+            for name in ("ld.lib.so", "init", *(_FILE_ROMS if entry.files else ()))
+        ),
+        node("service", "ROM", node("parent"), label_suffix=".lib.so"),
+        node("service", "Report", node("parent"), label=REPORT),
+        *(node("service", name, node("parent")) for name in (*BASE_SERVICES, *entry.services)),
+    ]
+    return node(
+        "start",
+        entry.name,
+        node("binary", "init"),
+        node("route", "", *routes),
+        caps=entry.quota.caps,
+        ram=budget.shown(entry.quota.ram),
+        **({"priority": entry.priority} if entry.priority else {}),
+    )
+
+
+# ---- one container ----
+
+
+def quota(bundle: Bundle, execs: int = 0) -> Quota:
+    """What its sub-init has to get, so that the main component gets its own."""
+    total = budget.INIT + bundle.quota
+    if bundle.files:
+        total = total + budget.VFS
+    if _has_directories(bundle):
+        total = total + FILES
+    for _ in range(execs):
+        total = total + budget.EXEC
+    return total
+
+
+def subinit(bundle: Bundle, tree: Tree | None = None, execs: Sequence[Exec] = (), *, cow: bool = False) -> Node:
+    """The configuration of a container's sub-init; ``cow``: this Genode has the plugin of that name."""
+    root = node("config")
+    root.add(_provided(("ROM", *BASE_SERVICES, *bundle.services)))
+    root.add(node("report", ids=True, child_ram=True, child_caps=True, delay_ms=REPORT_MS, buffer="16K"))
+    if bundle.heartbeat:
+        root.add(node("heartbeat", rate_ms=HEARTBEAT_MS))
+    if bundle.files:
+        if tree is None:
+            raise InvalidArgument(f"the files of container {bundle.name} are nowhere")
+        if _has_directories(bundle):
+            root.add(_files(bundle, tree))
+        root.add(_vfs(bundle, tree, execs, cow))
+    root.add(_main(bundle))
+    for each in execs:
+        root.add(_exec(bundle, each))
+    return root
+
+
+def _has_directories(bundle: Bundle) -> bool:
+    """Whether directories of the host are part of its files."""
+    return bundle.files and (not bundle.read_only or bool(bundle.volumes))
+
+
+def _files(bundle: Bundle, tree: Tree) -> Node:
+    policies = []
+    if not bundle.read_only:
+        policies.append(node("policy", label_prefix="vfs -> upper", root=tree.upper, writeable=True))
+    for number, volume in enumerate(bundle.volumes):
+        place = tree.volumes[volume.target]
+        flags: dict[str, Any] = {"writeable": True} if volume.writable else {}
+        policies.append(node("policy", label_prefix=f"vfs -> volume-{number}", root=place, **flags))
+    return node(
+        "start",
+        "files",
+        node("binary", "lx_fs"),
+        _provides("File_system"),
+        node("config", "", *policies),
+        _routes(_anything_of_the_parent()),
+        caps=FILES.caps,
+        ram=budget.shown(FILES.ram),
+        ld=False,
+    )
+
+
+def _vfs(bundle: Bundle, tree: Tree, execs: Sequence[Exec], cow: bool) -> Node:
+    content = [node("dir", "dev", node("null"), node("zero"), node("log"))]
+    for number, volume in enumerate(bundle.volumes):
+        content.append(_at(volume.target, node("fs", label=f"volume-{number} -> /")))
+    image = node("tar", ROM_PREFIX + tree.image)
+    if bundle.read_only:
+        content.append(image)
+    elif cow:
+        content.append(node("cow", "", node("upper", "", node("fs", label="upper -> /")), node("lower", "", image)))
+    else:  # new files at the top work; a file of the image cannot be changed, see docs/genode.md
+        content += [node("fs", label="upper -> /"), image]
+    flags: dict[str, Any] = {} if bundle.read_only else {"writeable": True}
+    routes = [node("service", "ROM", node("parent", label=ROM_PREFIX + tree.image), label_last=ROM_PREFIX + tree.image)]
+    if _has_directories(bundle):
+        routes.append(_to_child("File_system", "files"))
+    clients = [MAIN, *(each.name for each in execs)]
+    policies = [node("policy", label_prefix=f"{name} ->", root="/", **flags) for name in clients]
+    return node(
+        "start",
+        "vfs",
+        _provides("File_system"),
+        node("config", "", node("vfs", "", *content), *policies),
+        _routes(*routes, _anything_of_the_parent()),
+        caps=budget.VFS_CAPS,
+        ram=budget.shown(budget.VFS_RAM),
+    )
+
+
+def _at(path: str, leaf: Node) -> Node:
+    """``leaf`` at a path of the VFS, in directories."""
+    for part in reversed([part for part in path.split("/") if part]):
+        leaf = node("dir", part, leaf)
+    return leaf
+
+
+def _main(bundle: Bundle) -> Node:
+    children = [
+        _binary(bundle, bundle.binary),
+        node("exit", propagate=True),
+        _config(bundle.config, bundle.arguments, bundle.environment),
+        _component_routes(bundle),
+    ]
+    if bundle.heartbeat:
+        children.insert(1, node("heartbeat"))
+    attributes: dict[str, str | int | bool] = {"caps": bundle.quota.caps, "ram": budget.shown(bundle.quota.ram)}
+    return node("start", MAIN, *children, **attributes)
+
+
+def _exec(bundle: Bundle, wanted: Exec) -> Node:
+    return node(
+        "start",
+        wanted.name,
+        _binary(bundle, wanted.binary),
+        _config(wanted.config, wanted.arguments, wanted.environment),
+        _component_routes(bundle),
+        caps=budget.EXEC_CAPS,
+        ram=budget.shown(budget.EXEC_RAM),
+    )
+
+
+def _binary(bundle: Bundle, name: str) -> Node:
+    if name not in dict(bundle.roms):
+        raise InvalidArgument(f"there is no {name} in the image of container {bundle.name}")
+    return node("binary", name)
+
+
+def _config(given: Node | None, arguments: Sequence[str], environment: Sequence[tuple[str, str]]) -> Node:
+    """The component's own configuration; arguments and variables as Genode's libc reads them."""
+    made = node("config")
+    if given is not None:
+        made.attributes, made.content = list(given.attributes), list(given.content)
+        made.comments = given.comments
+    if not any(each.type in ("arg", "env") for each in made.nodes()) and made.text is None:
+        made.content += [quoted("arg", text) for text in arguments]
+        made.content += [quoted("env", value, name) for name, value in environment]
+    return made
+
+
+def _component_routes(bundle: Bundle) -> Node:
+    """Only what the bundle asks for: the image's own ROMs, its files, the services that it names."""
+    routes = [
+        node("service", "ROM", node("parent", label=ROM_PREFIX + known), label_last=name)
+        for name, known in bundle.roms
+        if name not in _HOST_ROMS
+    ]
+    routes.append(node("service", "ROM", node("parent"), label_last="ld.lib.so"))
+    routes.append(node("service", "ROM", node("parent"), label_suffix=".lib.so"))
+    if bundle.files:
+        routes.append(_to_child("File_system", "vfs"))
+    routes += [node("service", name, node("parent")) for name in (*BASE_SERVICES, *bundle.services)]
+    return node("route", "", *routes)
+
+
+def _provided(services: Iterable[str]) -> Node:
+    return node("parent-provides", "", *(node("service", name) for name in services))
+
+
+def _provides(service: str) -> Node:
+    return node("provides", "", node("service", service))
+
+
+def _routes(*routes: Node) -> Node:
+    return node("route", "", *routes)
+
+
+def _to_child(service: str, child: str) -> Node:
+    return node("service", service, node("child", child))
+
+
+def _anything_of_the_parent() -> Node:
+    return node("any-service", "", node("parent"))

@@ -1,0 +1,99 @@
+"""The directory that a Genode is driven by: configurations go in, reports come out.
+
+``config/`` and ``report/`` below it are what a running Genode reads and writes; of one that is started here they are
+in ``host/`` of its working directory. They are written whole and by rename: a torn one would silently end every
+component.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from capsa import hid
+from capsa.errors import CapsaError, LaunchFailed, reason
+from capsa.platform.genode.compile import CONFIG_PREFIX, CONTAINERS, REPORT
+from capsa.platform.genode.report import State, read
+
+MOST = 1 << 20  # bytes of a report
+
+
+class Directory:
+    """``config`` and ``report`` of one Genode."""
+
+    def __init__(self, path: Path, schema: hid.Schema | None = None) -> None:
+        """``schema``: that of `init`, where the Genode brings it along."""
+        self.config = path / "config"
+        self.report = path / "report"
+        self._schema = schema
+
+    def write_containers(self, document: hid.Node, version: int) -> None:
+        """The configuration of all containers; the report on it repeats ``version``.
+
+        Raises `LaunchFailed` and leaves what was there.
+        """
+        self._write(CONTAINERS, document, version)
+
+    def write_container(self, name: str, document: hid.Node) -> None:
+        """That of one container's sub-init; raises `LaunchFailed`."""
+        self._write(CONFIG_PREFIX + name, document)
+
+    def forget_container(self, name: str) -> None:
+        """Its sub-init is gone: so are its configuration and its reports."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.config / (CONFIG_PREFIX + name))
+        where = self.reports_of(name)
+        with contextlib.suppress(OSError):
+            for entry in os.listdir(where):
+                os.unlink(where / entry)
+            os.rmdir(where)
+
+    def reports_of(self, name: str) -> Path:
+        """Where the reports of a container's sub-init appear."""
+        return self.report / CONTAINERS / name
+
+    def state(self) -> State | None:
+        """The newest report on all containers, if there is a whole one."""
+        return self._read(self.report / CONTAINERS / REPORT)
+
+    def state_of(self, name: str) -> State | None:
+        """The newest report of a container's sub-init."""
+        return self._read(self.reports_of(name) / REPORT)
+
+    @staticmethod
+    def _read(path: Path) -> State | None:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return None
+        with open(fd, "rb", buffering=0) as file:
+            return read(file.read(MOST) or b"")
+
+    def _write(self, name: str, document: hid.Node, version: int | None = None) -> None:
+        try:
+            if self._schema is not None and (problems := self._schema.check(document)):
+                raise LaunchFailed(f"the configuration of {name} does not fit this Genode's schema: {problems[0]}")
+            if version is not None:  # the schema of 26.02 does not know it, `init` does
+                document.set("version", version)
+            text = hid.write(document)
+        except hid.HidError as error:
+            raise LaunchFailed(f"the configuration of {name} cannot be written: {error}") from error
+        path = self.config / name
+        try:
+            with open(f"{path}.new", "wb", buffering=0) as file:
+                file.write(text.encode())
+            os.rename(f"{path}.new", path)
+        except OSError as error:
+            raise LaunchFailed(f"cannot write {path}: {reason(error)}") from error
+
+
+def schema_of(binaries: Path) -> hid.Schema | None:
+    """The schema of `init` among a Genode's binaries, if it is there; raises `CapsaError` if it is broken."""
+    path = binaries / "init.hsd"
+    try:
+        return hid.Schema.load(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, hid.HidError) as error:
+        raise CapsaError(f"cannot use the schema {path}: {error}") from error

@@ -1,0 +1,433 @@
+"""The process that runs a Genode and its containers: to the engine what zygote and sub-inits are on Linux.
+
+It outlives engines, as they do. Core is its child, first process of a process namespace of its own: when it ends, no
+component is left behind. It has a temporary directory of its own, too: cores of one user would meet there otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from capsa import hid
+from capsa.errors import CapsaError, InvalidArgument, LaunchFailed, Unsupported, reason
+from capsa.oci import runtime
+from capsa.platform import packets
+from capsa.platform.connection import failure_of
+from capsa.platform.genode import budget, bundle, compile, processes
+from capsa.platform.genode.budget import Quota
+from capsa.platform.genode.bundle import MAIN
+from capsa.platform.genode.directory import Directory, schema_of
+from capsa.platform.genode.image import Images
+from capsa.platform.genode.member import Member
+from capsa.platform.genode.output import Line, Lines
+from capsa.platform.genode.report import State
+from capsa.platform.loop import READ, Loop
+from capsa.platform.protocol import Launch, Status
+from capsa.sys.inotify import IN_CLOSE_WRITE, IN_CREATE, IN_MOVED_TO, Inotify
+from capsa.sys.title import set_title
+from capsa.vfs.tree import CopyOnWrite
+
+NEEDED = ("core", "ld.lib.so", "init", "timer", "lx_fs", "fs_rom", "fs_report")
+SHORT_ID = 12  # characters of a container's id in names: labels have 160 at most
+RESERVE = Quota(16 * budget.MIB, 500)
+LINGER_SECONDS = 5.0
+LATE_SECONDS = 5.0
+FAULT_SECONDS = 0.05  # after a fault was said, until the process has gone
+TICK = 0.1
+_EVENTS = IN_CLOSE_WRITE | IN_CREATE | IN_MOVED_TO
+_CORE = 'mkdir -p "/tmp/genode-$(id -u)" && mount -t tmpfs -o mode=700 tmpfs "/tmp/genode-$(id -u)" && exec ./core'
+_APART = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--pid", "--mount", "--propagation", "slave", "--fork", "--kill-child"),
+)
+_launches = msgspec.json.Decoder(Launch)
+
+
+class Settings(msgspec.Struct):
+    """``binaries``: the directory of Genode's programs; ``work``: of its own, gone with it; ``store``: for images.
+
+    ``control``: where engines are listened to. ``ram`` (bytes), ``caps``: what containers may have together.
+    """
+
+    binaries: str
+    work: str
+    store: str
+    control: str
+    ram: int = 4 << 30
+    caps: int = 60_000
+
+
+def missing(binaries: Path) -> list[str]:
+    """What a directory lacks to be one of Genode's programs."""
+    return [name for name in NEEDED if not (binaries / name).is_file()]
+
+
+class GenodeHost:
+    """One Genode, and all containers on it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._children = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # of which there are none that the loop has to know
+        self.loop = Loop(select.epoll(), self._children[0], lambda _pid, _status: None)
+        self.members: dict[str, Member] = {}
+        binaries = Path(settings.binaries)
+        self._directory = Directory(Path(settings.work, "host"), schema_of(binaries))
+        self._images = Images(Path(settings.store))
+        self._cow = (binaries / "vfs_cow.lib.so").is_file()
+        self._engines: list[socket.socket] = []
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._inotify = Inotify()
+        self._watched: dict[int, str] = {}
+        self._lines = Lines()
+        self._core: subprocess.Popen[bytes] | None = None
+        self._version = 0
+        self._launches = 0
+        self._reported = 0
+        self._written_at = 0.0
+        self._limit = Quota(settings.ram, settings.caps)
+        self._last_need = time.monotonic()
+        self._over = False
+        self._last_words = ""
+        self._fault: tuple[float, str] | None = None
+
+    # -- begin and end
+
+    def start(self) -> None:
+        """Start core and listen for engines; raises `CapsaError`."""
+        work = Path(self.settings.work)
+        shutil.rmtree(work, ignore_errors=True)
+        for name in ("config", "report", f"report/{compile.CONTAINERS}", "tree"):
+            (work / "host" / name).mkdir(parents=True)
+        for entry in os.scandir(self.settings.binaries):
+            (work / entry.name).symlink_to(os.path.abspath(entry.path))
+        (work / "config").write_text(hid.write(compile.system(self._limit)))
+        self._directory.write_containers(self._document(), self._version)
+        self.loop.watch(self._inotify.fileno(), READ, self._changed)
+        self._watch(self._directory.report / compile.CONTAINERS, "")
+        self._core = subprocess.Popen(
+            [*_APART, "sh", "-c", _CORE],
+            cwd=work,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert self._core.stdout is not None
+        os.set_blocking(self._core.stdout.fileno(), False)
+        self.loop.watch(self._core.stdout.fileno(), READ, self._output)
+        self._listen()
+
+    def run(self) -> None:
+        """Work until Genode has ended, or nobody has needed it for a while."""
+        while not self._over:
+            self.loop.turn(TICK if any(each.active for each in self.members.values()) else 1.0)
+            self._tick()
+        self._end()
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if self._engines or self.members:
+            self._last_need = now
+        elif now - self._last_need > LINGER_SECONDS:
+            self._over = True
+        if self._reported != self._version and now - self._written_at > LATE_SECONDS:
+            self._written_at = now
+            print(f"Genode has not reported on configuration {self._version} for {LATE_SECONDS:.0f} s", file=sys.stderr)
+        if self._fault is not None and now > self._fault[0]:
+            self._find_faulted(self._fault[1])
+            self._fault = None
+        for member in [each for each in self.members.values() if each.status.state == "creating"]:
+            self._look(member)
+
+    def _end(self) -> None:
+        self._listener.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self.settings.control)
+        if self._core is not None and self._core.poll() is None:
+            os.killpg(self._core.pid, signal.SIGKILL)
+            self._core.wait()
+        deadline = time.monotonic() + 2
+        while any(each.reception.busy for each in self.members.values()) and time.monotonic() < deadline:
+            self.loop.turn(0.1)
+        for member in self.members.values():
+            member.reception.close()
+        shutil.rmtree(self.settings.work, ignore_errors=True)
+
+    def _listen(self) -> None:
+        path = Path(self.settings.control)
+        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+            before = os.umask(0o077)
+            try:
+                self._listener.bind(f"/proc/self/fd/{directory}/{path.name}")
+            finally:
+                os.umask(before)
+        finally:
+            os.close(directory)
+        self._listener.listen(8)
+        self._listener.setblocking(False)
+        self.loop.watch(self._listener.fileno(), READ, self._accept)
+
+    # -- engines
+
+    def _accept(self, _events: int) -> None:
+        try:
+            end, _address = self._listener.accept()
+        except OSError:
+            return
+        end.setblocking(False)
+        self._engines.append(end)
+        self.loop.watch(end.fileno(), READ, lambda _events: self._serve(end))
+
+    def _serve(self, end: socket.socket) -> None:
+        try:
+            packet = packets.receive(end)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = None
+        if packet is None:
+            self.loop.forget(end.fileno())
+            self._engines.remove(end)
+            end.close()
+            return
+        data, fds = packet
+        try:
+            launch = _launches.decode(data)
+            control = socket.socket(fileno=fds.pop(0))
+        except (msgspec.DecodeError, IndexError) as error:
+            print(f"a malformed launch: {error}", file=sys.stderr)
+            for fd in fds:
+                os.close(fd)
+            return
+        self._launch(launch, control, [socket.socket(fileno=fd) for fd in fds])
+
+    def _launch(self, launch: Launch, control: socket.socket, attached: list[socket.socket]) -> None:
+        try:
+            member = self._member(launch)
+        except (CapsaError, OSError) as error:
+            with contextlib.suppress(OSError):
+                packets.send(control, Status(state="failed", failure=failure_of(error)), [])
+            for each in (control, *attached):
+                each.close()
+            return
+        member.reception.admit(control)
+        self.members[member.name] = member
+        try:
+            member.reception.listen()
+            self._directory.write_container(member.name, member.subinit(self._cow))
+            self._write()
+        except (CapsaError, OSError) as error:
+            member.fail(error)
+            for each in attached:
+                each.close()
+            return
+        for end, wanted in zip(attached, launch.attach, strict=False):
+            member.streams.attach(end, wanted)
+
+    def _member(self, launch: Launch) -> Member:
+        """A container, all that it needs prepared; raises `CapsaError`."""
+        spec = runtime.load(Path(launch.bundle))
+        if launch.stdin:
+            raise Unsupported("components on Genode have no standard input: leave --interactive out")
+        if launch.interfaces or launch.held:
+            raise Unsupported("containers on Genode have no network yet: use --network none")
+        if not isinstance(launch.root, CopyOnWrite):
+            raise InvalidArgument("a container on Genode needs an image")
+        contents = self._images.get(launch.root.layers)
+        # Another name for each run: `init` would take a start node that it has not seen leave for the one that it has.
+        self._launches += 1
+        name = f"{launch.id[:SHORT_ID]}-{self._launches}"
+        made = bundle.read(spec, name, contents.roms, contents.texts)
+        for content in (contents.archive, *contents.roms.values()):
+            self._offer(content)
+        tree = self._tree(made, launch.root, contents.archive) if made.files else None
+        member = Member(self, launch, made, tree, contents.texts)
+        self.admit(member, member.quota)
+        where = self._directory.reports_of(name)
+        where.mkdir(exist_ok=True)
+        self._watch(where, name)
+        return member
+
+    def _offer(self, content: str) -> None:
+        """Let core's ROM service hand out a file of the pool."""
+        with contextlib.suppress(FileExistsError):
+            os.symlink(self._images.path(content), Path(self.settings.work, compile.ROM_PREFIX + content))
+
+    def _tree(self, made: bundle.Bundle, root: CopyOnWrite, archive: str) -> compile.Tree:
+        """Links to a container's directories below Genode's working directory."""
+        tree = compile.tree(made, archive)
+        where = self._place(tree.upper).parent
+        where.mkdir()
+        self._place(tree.upper).symlink_to(root.upper)
+        for volume in made.volumes:
+            if not os.path.isdir(volume.source):
+                raise Unsupported(f"{volume.source} is no directory: only directories can be mounted on Genode")
+            self._place(tree.volumes[volume.target]).symlink_to(volume.source)
+        return tree
+
+    def _place(self, path: str) -> Path:
+        """A path of Genode's, from its working directory on."""
+        return Path(self.settings.work, path.removeprefix("/"))
+
+    # -- what containers need of it
+
+    def apply(self, member: Member) -> None:
+        """As of `capsa.platform.genode.member.Machine`: more first, less last."""
+        self._write()
+        self._directory.write_container(member.name, member.subinit(self._cow))
+
+    def admit(self, member: Member, wanted: Quota) -> None:
+        """As of `capsa.platform.genode.member.Machine`."""
+        taken = compile.CONFIGS + RESERVE
+        for each in self.members.values():
+            if each.active:
+                taken = taken + each.quota
+        budget.check(wanted, self._limit - taken, f"container {member.launch.id[:12]}")
+
+    def withdraw(self, member: Member) -> None:
+        """As of `capsa.platform.genode.member.Machine`."""
+        member.status = msgspec.structs.replace(member.status, state="exited")
+        try:
+            self._write()
+        except CapsaError as error:
+            print(f"container {member.name} cannot be taken out of the configuration: {error}", file=sys.stderr)
+
+    def forget(self, member: Member) -> None:
+        """As of `capsa.platform.genode.member.Machine`."""
+        if self.members.pop(member.name, None) is None:
+            return
+        member.reception.close()
+        for number, name in list(self._watched.items()):
+            if name == member.name:
+                self._inotify.remove(number)
+                del self._watched[number]
+        self._directory.forget_container(member.name)
+        shutil.rmtree(self._place(f"{compile.TREES}/{member.name}"), ignore_errors=True)
+
+    def _document(self) -> hid.Node:
+        return compile.containers(each.entry() for each in self.members.values() if each.active)
+
+    def _write(self) -> None:
+        self._version += 1
+        self._directory.write_containers(self._document(), self._version)
+        self._written_at = time.monotonic()
+
+    # -- what Genode says
+
+    def _watch(self, directory: Path, name: str) -> None:
+        self._watched[self._inotify.add(directory, _EVENTS)] = name
+
+    def _changed(self, _events: int) -> None:
+        concerned = {self._watched[number] for number, _file in self._inotify.happened() if number in self._watched}
+        if "" in concerned:
+            state = self._directory.state()
+            if state is not None:
+                self._take(state)
+                concerned |= set(self.members)
+        for name in concerned:
+            if name in self.members:
+                self._look(self.members[name])
+
+    def _take(self, state: State) -> None:
+        with contextlib.suppress(ValueError):
+            self._reported = int(state.version)
+        if state.ram.quota:
+            # What is handed out to children is not counted in it any more.
+            given = sum(each.ram.assigned for each in state.children.values())
+            caps = sum(each.caps.assigned for each in state.children.values())
+            self._limit = Quota(
+                min(self.settings.ram, state.ram.quota + given), min(self.settings.caps, state.caps.quota + caps)
+            )
+
+    def _look(self, member: Member) -> None:
+        state = self._directory.state()
+        outer = state.children.get(member.name) if state is not None else None
+        inner = self._directory.state_of(member.name)
+        self._output(READ)  # what a component wrote before its end has to be taken before that
+        member.reported(outer, inner)
+
+    def _output(self, _events: int) -> None:
+        """Take what core has written, all of it."""
+        assert self._core is not None and self._core.stdout is not None
+        while not self._over:
+            try:
+                data = os.read(self._core.stdout.fileno(), 1 << 16)
+            except BlockingIOError:
+                return
+            if not data:
+                self.loop.forget(self._core.stdout.fileno())
+                self._ended()
+                return
+            for line in self._lines.feed(data):
+                self._wrote(line)
+
+    def _wrote(self, line: Line) -> None:
+        member = self.members.get(line.container)
+        if member is not None:
+            member.wrote(line)
+            return
+        plain = line.plain.decode(errors="replace")
+        if plain.startswith("Kernel:"):
+            self._fault = (time.monotonic() + FAULT_SECONDS, plain.removeprefix("Kernel:").partition(",")[0].strip())
+        if plain:
+            self._last_words = plain[:300]
+            print(plain, file=sys.stderr, flush=True)
+
+    def _find_faulted(self, what: str) -> None:
+        """Core has said that some component had a fault."""
+        assert self._core is not None
+        for core in processes.children(self._core.pid):
+            members = [each for each in self.members.values() if each.status.state == "running"]
+            running = {f"init -> {compile.CONTAINERS} -> {each.name} -> {MAIN}": each for each in members}
+            faulted = processes.faulted(core, [*compile.SYSTEM, *running])
+            for label in faulted:
+                if label in running:
+                    running[label].crashed(what)
+            broken = [label for label in faulted if label not in running]
+            if broken:
+                self._last_words = f"its component {broken[0]} had a fault ({what})"
+                self._ended()
+
+    def _ended(self) -> None:
+        """Genode is gone, and all containers with it."""
+        why = f"the Genode that the container ran on has ended: {self._last_words or 'without a word'}"
+        for member in list(self.members.values()):
+            if member.status.state == "creating":
+                member.fail(LaunchFailed(why))
+            else:
+                member.end(137, why)
+        self._over = True
+
+
+def main() -> None:
+    """``python -m capsa.platform.genode.host SETTINGS``, as JSON."""
+    settings = msgspec.json.decode(sys.argv[1], type=Settings)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    set_title("capsa: genode")
+    host = GenodeHost(settings)
+    try:
+        host.start()
+    except (CapsaError, OSError) as error:
+        text = str(error) if isinstance(error, CapsaError) else f"{error.filename}: {reason(error)}"
+        print(f"cannot start Genode: {text}", file=sys.stderr)
+        sys.exit(1)
+    host.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,371 @@
+"""One container on a Genode: what its sub-init reports, what its components write, who is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from capsa.errors import CapsaError, Conflict, InvalidArgument, LaunchFailed, Unsupported, reason
+from capsa.hid import Node
+from capsa.platform import protocol
+from capsa.platform.connection import Answer, failure_of
+from capsa.platform.genode import budget, bundle, compile, output
+from capsa.platform.genode.budget import Quota
+from capsa.platform.genode.bundle import MAIN, Bundle, rom_name
+from capsa.platform.genode.compile import Exec
+from capsa.platform.genode.report import Child, State
+from capsa.platform.log import LogWriter
+from capsa.platform.loop import Loop
+from capsa.platform.protocol import Done, Launch, Started, Status
+from capsa.platform.reception import Reception
+from capsa.platform.streams import STDOUT, Streams
+
+MOST_SKIPPED = 3
+INCOMPLETE_SECONDS = 0.5  # reports may be behind: a session that is missing is missing for longer
+# Genode has no signals. These end a component, which is what they do to a Linux process that does not know them.
+ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL})
+_SEGMENTATION = b"Segmentation fault"
+_EXCEPTION = b"Uncaught exception"
+
+
+class Machine(Protocol):
+    """The Genode that it runs on."""
+
+    loop: Loop
+
+    def apply(self, member: Member) -> None:
+        """Write its configuration anew, and that of its sub-init; raises `LaunchFailed`."""
+
+    def admit(self, member: Member, wanted: Quota) -> None:
+        """Raises `LaunchFailed` where that quota is not to be had."""
+
+    def withdraw(self, member: Member) -> None:
+        """Take its start node away: all its components end."""
+
+    def forget(self, member: Member) -> None:
+        """It was released: nothing of it is left."""
+
+
+class Additional:
+    """An additional component that an engine asked for (``exec``)."""
+
+    def __init__(self, exec: str, wanted: Exec, streams: Streams, answer: Answer) -> None:
+        self.exec = exec
+        self.wanted = wanted
+        self.streams = streams
+        self.answer: Answer | None = answer
+        self.since = time.monotonic()
+
+
+class Member:
+    """A container; the machine calls `reported` and `wrote`."""
+
+    def __init__(
+        self, machine: Machine, launch: Launch, made: Bundle, tree: compile.Tree | None, texts: Mapping[str, str]
+    ) -> None:
+        """``texts``: small files of the image, which may be configurations."""
+        self.launch = launch
+        self.name = made.name
+        self.bundle = made
+        self._texts = texts
+        self.tree = tree
+        self.reception = Reception(self, machine.loop, launch.control)
+        self.status = Status(state="creating")
+        self.since = time.monotonic()
+        self.execs: dict[str, Additional] = {}
+        self.usage = Child(MAIN)
+        self._machine = machine
+        self._exec_count = 0
+        self._short = 0
+        log = LogWriter(launch.log) if launch.log is not None else None
+        self.streams = Streams(machine.loop, fed=True, log=log, on_trouble=self._log_trouble)
+
+    @property
+    def quota(self) -> Quota:
+        """What its start node has to have."""
+        return compile.quota(self.bundle, len(self.execs))
+
+    @property
+    def active(self) -> bool:
+        """It is among those that run or are about to."""
+        return self.status.state in ("creating", "running")
+
+    def entry(self) -> compile.Entry:
+        """Its part of the configuration of all containers."""
+        made = self.bundle
+        return compile.Entry(self.name, self.quota, made.services, made.files, made.priority)
+
+    def subinit(self, cow: bool) -> Node:
+        """The configuration of its sub-init."""
+        return compile.subinit(self.bundle, self.tree, [each.wanted for each in self.execs.values()], cow=cow)
+
+    # -- what engines ask for
+
+    def greeting(self) -> Status:
+        """The first report to an engine."""
+        return msgspec.structs.replace(self.status, execs=dict.fromkeys(self.execs, 0))
+
+    def obey(self, command: protocol.Command, ends: list[socket.socket], answer: Answer) -> None:
+        """As of `capsa.platform.connection.Servant`."""
+        match command:
+            case protocol.Exec():
+                self._exec(command, ends, answer)
+                return
+            case protocol.Signal():
+                self._signal(command)
+            case protocol.Update():
+                self._update(command)
+            case protocol.AttachTo():
+                self._streams_of(command.attach.exec).attach(ends[0], command.attach)
+            case protocol.NameSockets():
+                pass  # there is no name service
+            case protocol.Release():
+                self._release()
+            case protocol.Pause() | protocol.Resume():
+                raise Unsupported("Genode cannot stop the processors of a component: containers there are not paused")
+            case protocol.Resize():
+                raise Conflict("it has no terminal to resize")
+            case protocol.Processes():
+                raise Unsupported("a container on Genode has components, not processes")
+            case _:
+                raise Unsupported("containers on Genode have no network interfaces")
+        answer(Done())
+
+    def _running(self) -> None:
+        if self.status.state != "running":
+            raise Conflict(f"container {self.launch.id} is not running")
+
+    def _streams_of(self, exec: str) -> Streams:
+        if not exec:
+            return self.streams
+        if exec not in self.execs:
+            raise Conflict(f"exec {exec} is not running")
+        return self.execs[exec].streams
+
+    def _signal(self, command: protocol.Signal) -> None:
+        self._running()
+        if command.signal not in ENDING:
+            raise Unsupported(
+                f"Genode has no signals: {signal.Signals(command.signal).name} cannot be sent, and "
+                "only HUP, INT, QUIT, TERM and KILL, which end a container, mean something"
+            )
+        if command.exec:
+            self._exec_ended(self.execs[command.exec], 128 + command.signal)
+            return
+        self.end(128 + command.signal)
+
+    def _update(self, command: protocol.Update) -> None:
+        self._running()
+        memory = command.resources.memory
+        if memory is None or not memory.limit or memory.limit < 0:
+            raise Unsupported("only the memory of a container can be changed on Genode")
+        before = self.bundle
+        if memory.limit < budget.LEAST_RAM:
+            raise InvalidArgument(f"{memory.limit} bytes are too little: {budget.shown(budget.LEAST_RAM)} at least")
+        wanted = msgspec.structs.replace(before, quota=Quota(memory.limit, before.quota.caps))
+        self._machine.admit(self, compile.quota(wanted, len(self.execs)) - self.quota)
+        self.bundle = wanted
+        try:
+            self._machine.apply(self)
+        except CapsaError:
+            self.bundle = before
+            raise
+
+    def _exec(self, command: protocol.Exec, ends: list[socket.socket], answer: Answer) -> None:
+        self._running()
+        process = command.process
+        if command.stdin or process.terminal:
+            raise Unsupported("additional components on Genode have no standard input and no terminal")
+        binary = rom_name(process.args[0]) if process.args else ""
+        if binary not in dict(self.bundle.roms):
+            raise LaunchFailed(f"there is no {binary or 'program'} in the image of the container", 127)
+        self._machine.admit(self, budget.EXEC)
+        self._exec_count += 1
+        environment = bundle.variables(process.env)
+        wanted = Exec(
+            f"exec-{self._exec_count}",
+            binary,
+            tuple(process.args),
+            tuple(each for each in environment if each[0] != bundle.VARIABLE),
+            bundle.config_of(dict(environment).get(bundle.VARIABLE, ""), self._texts),
+        )
+        streams = Streams(self._machine.loop, fed=True)
+        added = Additional(command.exec, wanted, streams, answer)
+        self.execs[command.exec] = added
+        try:
+            self._machine.apply(self)
+        except CapsaError:
+            del self.execs[command.exec]
+            streams.close()
+            raise
+        for end, attach in zip(ends, command.attach, strict=True):
+            streams.attach(end, attach)
+
+    def _release(self) -> None:
+        if self.status.state != "exited":
+            raise Conflict(f"container {self.launch.id} is {self.status.state}, only an exited one can be released")
+        self._machine.forget(self)
+
+    # -- what the Genode says
+
+    def reported(self, outer: Child | None, inner: State | None) -> None:
+        """A new report: on its sub-init, and by it."""
+        if not self.active:
+            return
+        main = inner.children.get(MAIN) if inner is not None else None
+        if outer is not None and outer.incomplete:
+            self._incomplete("its sub-init")
+        if main is not None:
+            self.usage = main
+            if self.status.state == "creating":
+                if main.incomplete:
+                    self._incomplete("a ROM or a service that the component needs")
+                elif main.id is not None:
+                    self.began()
+            self._notice_shortage(main)
+        if inner is not None:
+            for each in list(self.execs.values()):
+                self._exec_reported(each, inner.children.get(each.wanted.name))
+        exited = next((each.exited for each in (main, outer) if each is not None and each.exited is not None), None)
+        if exited is not None and self.active:
+            self.began()
+            self.end(exited & 0xFF)
+        elif main is not None and main.skipped_heartbeats >= MOST_SKIPPED:
+            self.end(137, f"the component did not answer {main.skipped_heartbeats} heartbeats")
+
+    def began(self) -> None:
+        """Its component runs."""
+        if self.status.state == "creating":
+            self.status = Status(state="running", started_at=time.time_ns())
+            self.reception.say(self.status)
+
+    def _incomplete(self, what: str) -> None:
+        if self.status.state == "creating" and time.monotonic() - self.since > INCOMPLETE_SECONDS:
+            self.fail(LaunchFailed(f"{what} is not there: {self._trouble or 'see the log of the engine'}", 127))
+
+    _trouble = ""
+
+    def _notice_shortage(self, main: Child) -> None:
+        """It waits for more RAM or capabilities than it has."""
+        short = main.ram.requested or main.caps.requested
+        if short and short != self._short:
+            kind = "RAM" if main.ram.requested else "capabilities"
+            amount = f"{budget.shown(main.ram.requested)} more" if main.ram.requested else f"{short} more"
+            self.reception.say(
+                protocol.Shortage(
+                    resource=kind,
+                    requested=short,
+                    message=(
+                        f"blocked: the component waits for {amount} {kind} (docker update --memory gives it more)"
+                    ),
+                )
+            )
+        elif self._short and not short:
+            self.reception.say(protocol.Shortage())
+        self._short = short
+
+    def wrote(self, line: output.Line) -> None:
+        """One of its components has written a line to LOG."""
+        plain = line.plain
+        streams = self.streams
+        if line.component.startswith("exec-"):
+            for each in self.execs.values():
+                if each.wanted.name == line.component:
+                    each.streams.emit(STDOUT, line.text + b"\n")
+            return
+        if line.component == MAIN:
+            if self.status.state == "creating":
+                self.began()
+            streams.emit(STDOUT, line.text + b"\n")
+            if plain.startswith(b"Error:") and _EXCEPTION in plain:
+                self.end(134, plain.removeprefix(b"Error:").strip().decode(errors="replace"))
+        else:
+            text = plain.decode(errors="replace")
+            print(f"container {self.name} -> {line.component}: {text}", file=sys.stderr, flush=True)
+            if text.startswith(("Error:", "Warning:")) or "denied" in text:
+                self._trouble = text[:300]
+
+    def crashed(self, what: str) -> None:
+        """The kernel has ended its component."""
+        self.end(139, what)
+
+    # -- its end
+
+    def fail(self, error: BaseException) -> None:
+        """It could not be launched; nothing of it stays."""
+        self._machine.withdraw(self)
+        self.streams.close()
+        self.status = Status(state="failed", failure=failure_of(error))
+        self.reception.say(self.status)
+        self._machine.forget(self)
+
+    def end(self, code: int, why: str = "") -> None:
+        """It has ended, or ends now."""
+        if not self.active:
+            return
+        for each in list(self.execs.values()):
+            self._exec_ended(each, 137, apply=False)
+        self._machine.withdraw(self)
+        if why:
+            self.streams.emit(STDOUT, b"")
+        self.streams.close()
+        self.status = Status(
+            state="exited",
+            started_at=self.status.started_at,
+            finished_at=time.time_ns(),
+            exit_code=code,
+            reason=why,
+        )
+        self._keep_exit()
+        self.reception.say(self.status)
+
+    def _keep_exit(self) -> None:
+        """As a sub-init on Linux does: the exit outlives this process."""
+        path = f"{self.launch.bundle}/exit.json"
+        try:
+            with open(f"{path}.new", "wb") as out:
+                out.write(msgspec.json.encode(self.status))
+            os.rename(f"{path}.new", path)
+        except OSError as error:
+            print(f"cannot write {path}: {error}", file=sys.stderr, flush=True)
+
+    def _exec_reported(self, which: Additional, child: Child | None) -> None:
+        if child is None:
+            return
+        if which.answer is not None and child.id is not None and not child.incomplete:
+            which.answer(Started(pid=0))
+            which.answer = None
+        if child.incomplete and which.answer is not None and time.monotonic() - which.since > INCOMPLETE_SECONDS:
+            which.answer(failure_of(LaunchFailed("a ROM or a service that the component needs is not there", 127)))
+            which.answer = None
+            self._exec_ended(which, 127)
+        elif child.exited is not None:
+            self._exec_ended(which, child.exited & 0xFF)
+
+    def _exec_ended(self, which: Additional, code: int, *, apply: bool = True) -> None:
+        del self.execs[which.exec]
+        which.streams.close()
+        if which.answer is not None:
+            which.answer(Started(pid=0))
+        self.reception.say(protocol.ExecExited(exec=which.exec, exit_code=code, at=time.time_ns()))
+        if apply:
+            try:
+                self._machine.apply(self)
+            except CapsaError as error:
+                print(f"container {self.name}: {error}", file=sys.stderr, flush=True)
+
+    def _log_trouble(self, error: OSError) -> None:
+        assert self.launch.log is not None
+        self.reception.say(protocol.LogTrouble(message=f"cannot write {self.launch.log.path}: {reason(error)}"))
+
+
+def names(members: Mapping[str, Member]) -> list[str]:
+    """Those that have a start node."""
+    return [name for name, member in members.items() if member.active]

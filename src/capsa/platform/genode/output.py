@@ -1,0 +1,57 @@
+"""Core's standard output: which component wrote a line, and what a line says about its end."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from capsa.platform.genode.compile import CONTAINERS
+
+LONGEST = 1 << 16
+_LABEL = re.compile(rb"\[init -> %b -> ([^\]> ]+)(?: -> ([^\]]*))?\] ?" % CONTAINERS.encode())
+_COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
+_RESETS = re.compile(rb"(?:\x1b\[0m)+\Z")  # core ends each line with them, coloured or not
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One line. ``container`` and ``component`` are empty for those of the Genode itself."""
+
+    container: str
+    component: str
+    text: bytes
+
+    @property
+    def plain(self) -> bytes:
+        """Its text without colours."""
+        return _COLOUR.sub(b"", self.text).strip()
+
+
+class Lines:
+    """Splits what is read into lines; those that are longer than `LONGEST` are cut."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Line]:
+        """All lines that are whole by now."""
+        data = self._rest + data
+        *whole, self._rest = data.split(b"\n")
+        if len(self._rest) > LONGEST:
+            whole.append(self._rest)
+            self._rest = b""
+        return [line(each) for each in whole]
+
+
+def line(data: bytes) -> Line:
+    """Who wrote a line."""
+    found = _LABEL.match(_COLOUR.sub(b"", data[:400]))
+    if found is None:
+        return Line("", "", data)
+    label = found.group(0)
+    start = data.find(b"] ", 0, 400)
+    text = _RESETS.sub(b"", data[start + 2 :] if start >= 0 else data[len(label) :])
+    if b"\x1b[" in text:
+        text += b"\x1b[0m"
+    component = (found.group(2) or b"").partition(b" -> ")[0]
+    return Line(found.group(1).decode(errors="replace"), component.decode(errors="replace"), text)

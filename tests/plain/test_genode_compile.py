@@ -1,0 +1,267 @@
+"""Bundles to configurations of Genode's `init`, as a reader of such configurations would have written them."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from capsa import hid
+from capsa.errors import CapsaError, InvalidArgument, LaunchFailed, Unsupported
+from capsa.oci.runtime import Linux, Memory, Mount, Process, Resources, Root, Spec
+from capsa.platform.genode import budget, bundle, compile, output, report
+from capsa.platform.genode.budget import MIB, Quota
+from capsa.platform.genode.bundle import Bundle, Volume
+
+ROMS = {"hello": "H" * 43, "libc.lib.so": "L" * 43, "ld.lib.so": "X" * 43}
+SUBINIT = """\
+config
++ parent-provides
+  + service ROM
+  + service PD
+  + service CPU
+  + service RM
+  + service LOG
+  + service Timer
+  + service Rtc
++ report | ids: yes | child_ram: yes | child_caps: yes | delay_ms: 5 | buffer: 16K
++ heartbeat | rate_ms: 1000
++ start files | caps: 250 | ram: 8M | ld: no
+  + binary lx_fs
+  + provides | + service File_system
+  + config
+    + policy | label_prefix: vfs -> upper    | root: /host/tree/c-1/upper    | writeable: yes
+    + policy | label_prefix: vfs -> volume-0 | root: /host/tree/c-1/volume-0
+  + route | + any-service | + parent
++ start vfs | caps: 250 | ram: 12M
+  + provides | + service File_system
+  + config
+    + vfs
+      + dir dev
+        + null
+        + zero
+        + log
+      + dir srv | + dir data | + fs | label: volume-0 -> /
+      + cow
+        + upper | + fs | label: upper -> /
+        + lower | + tar rom-IMAGE
+    + policy | label_prefix: main ->   | root: / | writeable: yes
+    + policy | label_prefix: exec-1 -> | root: / | writeable: yes
+  + route
+    + service ROM | label_last: rom-IMAGE | + parent | label: rom-IMAGE
+    + service File_system                 | + child files
+    + any-service                         | + parent
++ start main | caps: 300 | ram: 4M
+  + binary hello
+  + heartbeat
+  + exit | propagate: yes
+  + config
+    + arg | : hello
+    + arg | : a | b
+    + env HOME | : /
+  + route
+    + service ROM | label_last: hello
+      + parent | label: rom-HHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHH
+    + service ROM | label_last: libc.lib.so
+      + parent | label: rom-LLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLL
+    + service ROM | label_last: ld.lib.so | + parent
+    + service ROM | label_suffix: .lib.so | + parent
+    + service File_system                 | + child vfs
+    + service PD                          | + parent
+    + service CPU                         | + parent
+    + service RM                          | + parent
+    + service LOG                         | + parent
+    + service Timer                       | + parent
+    + service Rtc                         | + parent
+"""
+
+
+def spec(*arguments: str, env: tuple[str, ...] = (), limit: int = 0, **annotations: str) -> Spec:
+    return Spec(
+        oci_version="1.2.0",
+        root=Root(path="rootfs"),
+        process=Process(args=list(arguments) or ["/bin/hello"], env=list(env), cwd="/"),
+        annotations={f"org.genode.{name}": value for name, value in annotations.items()},
+        linux=Linux(resources=Resources(memory=Memory(limit=limit))) if limit else None,
+    )
+
+
+def read(wanted: Spec, texts: dict[str, str] | None = None) -> Bundle:
+    return bundle.read(wanted, "c-1", ROMS, texts or {})
+
+
+def test_a_sub_init_is_written_as_a_person_would() -> None:
+    made = Bundle(
+        name="c-1",
+        binary="hello",
+        arguments=("hello", "a | b"),
+        environment=(("HOME", "/"),),
+        roms=tuple(sorted(ROMS.items())),
+        quota=Quota(4 * MIB, 300),
+        services=("Timer", "Rtc"),
+        volumes=(Volume("/host/data", "/srv/data", writable=False),),
+        heartbeat=True,
+    )
+    tree = compile.Tree("IMAGE", "/host/tree/c-1/upper", {"/srv/data": "/host/tree/c-1/volume-0"})
+    execs = [compile.Exec("exec-1", "hello")]
+    text = hid.write(compile.subinit(made, tree, execs, cow=True))
+    assert text.startswith(SUBINIT), text
+    assert "+ start exec-1 | caps: 120 | ram: 4M\n" in text
+    assert hid.write(hid.read(text)) == text
+
+
+def test_what_a_bundle_does_not_ask_for_it_does_not_get() -> None:
+    made = read(spec(vfs="no"))
+    text = hid.write(compile.subinit(made))
+    assert "File_system" not in text and "vfs" not in text and "Rtc" not in text
+    outer = hid.write(compile.containers([compile.Entry("c-1", compile.quota(made), made.services, made.files)]))
+    routes = outer[outer.index("+ start c-1") :]
+    assert "service Timer" in routes and "service Rtc" not in routes and "lx_fs" not in routes
+    assert "+ service Report | label: state" in " ".join(routes.split())
+
+
+def test_an_image_that_is_read_only_and_has_no_volumes_needs_no_directories() -> None:
+    made = msgspec.structs.replace(read(spec()), read_only=True)
+    text = hid.write(compile.subinit(made, compile.Tree("IMAGE", ""), cow=True))
+    assert "lx_fs" not in text and "cow" not in text and "writeable" not in text and "+ tar rom-IMAGE" in text
+    assert compile.quota(made) == budget.INIT + budget.VFS + made.quota
+
+
+def test_without_the_plugin_new_files_go_beside_the_image() -> None:
+    text = hid.write(compile.subinit(read(spec()), compile.Tree("IMAGE", "/upper")))
+    assert "      + fs | label: upper -> /\n      + tar rom-IMAGE\n" in text and "cow" not in text
+
+
+def test_the_fixed_part_is_the_same_each_time() -> None:
+    one, other = (hid.write(compile.system(Quota(1 << 30, 10_000))) for _ in range(2))
+    assert one == other and "+ start containers | caps: 10000 | ram: 1G\n" in one
+
+
+def test_a_configuration_of_ones_own_is_kept_with_its_arguments() -> None:
+    given = "config | verbose: yes\n+ vfs | + fs\n+ arg | : mine\n-\n"
+    made = read(spec("hello", "theirs", config="@/etc/hello.hid"), {"/etc/hello.hid": given})
+    text = hid.write(compile.subinit(made, compile.Tree("IMAGE", "/upper")))
+    assert "+ config | verbose: yes\n" in text and "mine" in text and "theirs" not in text
+    assert read(spec(env=("GENODE_CONFIG=config | a: b",))).config == hid.read("config | a: b\n-\n")
+
+
+def test_limits_are_quotas() -> None:
+    assert read(spec(limit=64 * MIB, ram="2M", caps="77")).quota == Quota(64 * MIB, 77)
+    assert read(spec(ram="2M")).quota.ram == 2 * MIB
+    assert compile.quota(read(spec(vfs="no", ram="2M"))) == budget.INIT + Quota(2 * MIB, budget.DEFAULT_CAPS)
+    with pytest.raises(LaunchFailed, match="container x needs 9 MiB of RAM, and this Genode has 8 MiB left"):
+        budget.check(Quota(9 * MIB, 1), Quota(8 * MIB, 100), "container x")
+    with pytest.raises(LaunchFailed, match="needs 200 capabilities, and this Genode has 100 left"):
+        budget.check(Quota(1, 200), Quota(8 * MIB, 100), "container x")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (spec("nothing"), "there is no nothing in the image: its files are hello, ld.lib.so, libc.lib.so"),
+        (spec("a b"), "cannot be the name of a component"),
+        (spec(ram="lots"), "org.genode.ram is 'lots'"),
+        (spec(ram="1K"), "too little"),
+        (spec(limit=1024), "too little"),
+        (spec(priority="7"), "org.genode.priority"),
+        (spec(heartbeat="maybe"), "write yes or no"),
+        (spec(services="Pd"), "org.genode.services names 'Pd'"),
+        (spec(colour="red"), "unknown setting org.genode.colour"),
+        (spec(config="@/none"), "names /none, which is not a file of the image"),
+        (spec(config="konfig\n-\n"), "begins with 'konfig'"),
+        (spec(config="config\n+++\n-\n"), "is not HID"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_a_sentence(wanted: Spec, said: str) -> None:
+    with pytest.raises(InvalidArgument, match=said):
+        read(wanted)
+
+
+def test_a_terminal_is_refused() -> None:
+    wanted = spec()
+    assert wanted.process is not None
+    wanted.process.terminal = True
+    with pytest.raises(Unsupported, match="terminal"):
+        read(wanted)
+
+
+@pytest.mark.parametrize("text", ["a | b", "a\nb", "a\0b", " a"])
+def test_values_that_hid_cannot_hold_are_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="HID cannot hold"):
+        compile.node("policy", root=text)
+
+
+def test_arguments_may_hold_anything_but_a_zero() -> None:
+    nasty = ["hello", "a | b", "- ", "+ start x", "", "line\nline", "ü 語"]
+    made = msgspec.structs.replace(read(spec(vfs="no")), arguments=tuple(nasty))
+    text = hid.write(compile.subinit(made))
+    main = hid.read(text).node("start", "main")
+    assert main is not None
+    config = main.node("config")
+    assert config is not None and [each.text or "" for each in config.nodes("arg")] == nasty
+    with pytest.raises(CapsaError, match="zero byte"):
+        compile.subinit(msgspec.structs.replace(made, arguments=("a\0b",)))
+
+
+def test_binds_become_directories_of_the_tree() -> None:
+    wanted = spec()
+    wanted.mounts = [
+        Mount(destination="/data", type="bind", source="/srv/x", options=["rbind", "ro"]),
+        Mount(destination="/proc", type="proc", source="proc"),
+    ]
+    assert read(wanted).volumes == (Volume("/srv/x", "/data", writable=False),)
+
+
+# ---- what comes back ----
+
+REPORT = b"""state | version: 7
++ ram  | quota: 60758588 | used: 384K | avail: 60365372
++ child c | binary: dummy | id: 4
+  + ram  | assigned: 2M  | quota: 1996594 | used: 184K | avail: 1808178 | requested: 5124K
+  + caps | assigned: 100 | quota: 72      | used: 13   | avail: 59
++ child d | binary: dummy | id: 5 | exited: 42
++ child e | binary: dummy | state: incomplete
++ child f | binary: dummy | id: 6 | skipped_heartbeats: 3
+-
+"""
+
+
+def test_a_report_is_read() -> None:
+    found = report.read(REPORT)
+    assert found is not None and found.version == "7" and found.ram.used == 384 << 10
+    assert found.children["c"].ram.requested == 5124 << 10 and found.children["c"].id == 4
+    assert found.children["d"].exited == 42 and found.children["c"].exited is None
+    assert found.children["e"].incomplete and found.children["e"].id is None
+    assert found.children["f"].skipped_heartbeats == 3
+
+
+@pytest.mark.parametrize("data", [b"", REPORT[:-2], REPORT[:100], b"garbage\n-\n", b"\0\xff-", b"config\n-\n"])
+def test_a_report_that_is_none_or_half_is_no_report(data: bytes) -> None:
+    assert report.read(data) is None
+
+
+def test_numbers_of_a_report_may_be_nonsense() -> None:
+    found = report.read(REPORT.replace(b"id: 4", b"id: x").replace(b"384K", b"-3"))
+    assert found is not None and found.children["c"].id is None and found.ram.used == 0
+
+
+def test_lines_go_to_who_wrote_them() -> None:
+    lines = output.Lines()
+    assert lines.feed(b"[init -> containers -> c-1 -> main] he") == []
+    found = lines.feed(
+        b"llo\x1b[0m\x1b[0m\n[init -> containers -> c-2 -> exec-1 -> sub] \x1b[31mError: x\x1b[0m\x1b[0m\n"
+        b"[init -> containers] child\n[init -> containers -> c-1] of the sub-init\nplain\n"
+    )
+    assert [(each.container, each.component, each.text) for each in found] == [
+        ("c-1", "main", b"hello"),
+        ("c-2", "exec-1", b"\x1b[31mError: x\x1b[0m"),
+        ("", "", b"[init -> containers] child"),
+        ("c-1", "", b"of the sub-init"),
+        ("", "", b"plain"),
+    ]
+    assert found[1].plain == b"Error: x"
+
+
+def test_a_line_without_end_is_bounded() -> None:
+    lines = output.Lines()
+    found = [line for _ in range(100) for line in lines.feed(b"x" * 4096)]
+    assert found and sum(len(line.text) for line in found) >= 4096 * 100 - output.LONGEST
