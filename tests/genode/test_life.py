@@ -175,6 +175,18 @@ def test_a_genode_that_ends_takes_its_containers_along_and_another_is_started(en
     engine.docker("rm", "-f", "victim")
 
 
+def test_statistics_are_what_the_genode_reports(engine: EngineUnderTest) -> None:
+    run(engine, "measured", config("+ consume_ram | amount: 5M", "+ sleep | ms: 600000"), "--memory", "32m")
+
+    def used() -> int:
+        _, found = engine.api("GET", "/containers/measured/stats?stream=0&one-shot=1")
+        assert found["memory_stats"].get("limit", 32 << 20) == 32 << 20
+        return int(found["memory_stats"].get("usage", 0))
+
+    until(lambda: 5 << 20 < used() < 8 << 20)
+    engine.docker("rm", "-f", "measured")
+
+
 def test_many_containers(engine: EngineUnderTest) -> None:
     names = [f"many{number}" for number in range(20)]
     for name in names:

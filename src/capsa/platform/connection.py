@@ -15,14 +15,14 @@ import msgspec
 from capsa.errors import CapsaError, reason
 from capsa.platform import packets, protocol
 from capsa.platform.loop import READ, WRITE, Loop
-from capsa.platform.protocol import Done, Failure, Pids, Started
+from capsa.platform.protocol import Failure
 
 MOST_WAITING = 10_000
 """Messages for an engine that does not listen: a queue of the kernel's has room for some three hundred."""
 
 _requests = msgspec.json.Decoder(protocol.Request)
 
-Result = Started | Pids | Done | Failure
+Result = protocol.Result | Failure
 
 
 class Answer(Protocol):

@@ -146,6 +146,10 @@ class Processes(Struct, tag="processes"):
     """Ask for the ids (of the host) of all processes; answered with `Pids`."""
 
 
+class Measure(Struct, tag="measure"):
+    """Ask for the memory that it uses; answered with `Measured`."""
+
+
 class Connect(Struct, tag="connect"):
     """Add a network interface to the running container; ``names``: and the sockets of a name service, once."""
 
@@ -186,6 +190,7 @@ Command = (
     | AttachTo
     | Exec
     | Processes
+    | Measure
     | Connect
     | Disconnect
     | Route
@@ -221,15 +226,25 @@ class Pids(Struct, tag="pids"):
     pids: list[int]
 
 
+class Measured(Struct, tag="measured"):
+    """Memory in use, and what may be used, in bytes (0: no limit)."""
+
+    memory: int
+    limit: int = 0
+
+
 class Done(Struct, tag="done"):
     """Done."""
+
+
+Result = Started | Pids | Measured | Done
 
 
 class Reply(Struct, tag="reply"):
     """The answer to request ``number``: a result or a failure."""
 
     number: int
-    result: Started | Pids | Done | None = None
+    result: Result | None = None
     failure: Failure | None = None
 
 

@@ -14,7 +14,7 @@ import msgspec
 from capsa import errors
 from capsa.errors import CapsaError, LaunchFailed, Unavailable
 from capsa.platform import packets, protocol
-from capsa.platform.protocol import Command, Done, Failure, Pids, Reply, Report, Request, Started, Status
+from capsa.platform.protocol import Command, Failure, Reply, Report, Request, Result, Status
 
 CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 60.0
@@ -88,7 +88,7 @@ class Sandbox:
             self._launched = self._loop.create_future()
             await self._launched
 
-    async def request(self, command: Command, fds: Sequence[int] = ()) -> Started | Pids | Done:
+    async def request(self, command: Command, fds: Sequence[int] = ()) -> Result:
         """Have ``command`` carried out and return its result; raises the failure. ``fds`` stay the caller's."""
         result, handed = await self._request(command, fds)
         for fd in handed:
@@ -99,7 +99,7 @@ class Sandbox:
         """The sockets of the container's name service, UDP and TCP, the caller's from now on; none if it has none."""
         return (await self._request(protocol.NameSockets(), ()))[1]
 
-    async def _request(self, command: Command, fds: Sequence[int]) -> tuple[Started | Pids | Done, list[int]]:
+    async def _request(self, command: Command, fds: Sequence[int]) -> tuple[Result, list[int]]:
         if self._closed:
             raise Unavailable(f"the sub-init of container {self.id[:12]} is gone")
         self._last_number += 1

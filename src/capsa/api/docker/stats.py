@@ -11,9 +11,11 @@ import msgspec
 from aiohttp import web
 
 from capsa.api.docker.call import Call, answer
+from capsa.engine import genode
 from capsa.engine.container import Container
 from capsa.engine.times import NEVER, rfc3339
-from capsa.errors import NotFound
+from capsa.errors import CapsaError, NotFound
+from capsa.platform.protocol import Measure, Measured
 
 if TYPE_CHECKING:
     from capsa.api.docker.router import Router
@@ -57,14 +59,14 @@ async def stats(call: Call) -> web.StreamResponse:
     if not call.flag("stream", True):
         call.end_when_left()
         if not (call.flag("one-shot") and call.version >= (1, 41)) and container.running:
-            before = _sample(call.engine, container)
+            before = await _sample(call.engine, container)
             await asyncio.sleep(_INTERVAL)
-        return answer(_document(call, container, before, _sample(call.engine, container)))
+        return answer(_document(call, container, before, await _sample(call.engine, container)))
     response = await call.stream()
     ended = container.exited()
     try:
         while True:
-            sample = _shared(call.engine, container)
+            sample = await _shared(call.engine, container)
             await response.write(_encode(_document(call, container, before, sample)) + b"\n")
             before = sample
             await asyncio.wait((ended,), timeout=_INTERVAL)
@@ -81,25 +83,41 @@ async def stats(call: Call) -> web.StreamResponse:
 _newest: dict[str, _Sample] = {}
 
 
-def _shared(engine: Engine, container: Container) -> _Sample:
+async def _shared(engine: Engine, container: Container) -> _Sample:
     """A fresh sample; that of another stream just now will do."""
     found = _newest.get(container.id)
     if found is None or not container.running or time.time_ns() - found.at > _FRESH:
-        found = _newest[container.id] = _sample(engine, container)
+        found = _newest[container.id] = await _sample(engine, container)
     return found
 
 
-def _sample(engine: Engine, container: Container) -> _Sample:
+async def _sample(engine: Engine, container: Container) -> _Sample:
     from capsa.platform.linux.cgroup import Cgroup
 
     if not container.running:
         return _Sample()
+    if container.document.platform == genode.OS:
+        return await _measured(container)
     try:
         found = Cgroup.open(engine.cgroup_path(container)).stats()
     except (OSError, NotFound):  # it has ended just now
         return _Sample()
     networks = {} if container.host.network_mode == "host" else _networks(container.state.pid)
     return _Sample(time.time_ns(), _system_time(), found, networks)
+
+
+async def _measured(container: Container) -> _Sample:
+    """What its Genode reports: memory alone."""
+    from capsa.platform.linux.cgroup.stats import Cpu, Memory, Pids, Stats
+
+    try:
+        assert container.sandbox is not None
+        found = await container.sandbox.request(Measure())
+    except CapsaError:  # it has ended just now
+        return _Sample()
+    assert isinstance(found, Measured)
+    memory = Memory(usage=found.memory, limit=found.limit or None)
+    return _Sample(time.time_ns(), _system_time(), Stats(0, memory, Cpu(), Pids(), []))
 
 
 def _system_time() -> int:

@@ -118,6 +118,10 @@ class Member:
             case protocol.Exec():
                 self._exec(command, ends, answer)
                 return
+            case protocol.Measure():
+                self._running()
+                answer(protocol.Measured(memory=self.usage.ram.used, limit=self.bundle.quota.ram))
+                return
             case protocol.Signal():
                 self._signal(command)
             case protocol.Update():

@@ -276,6 +276,10 @@ class Attendant:
                     raise CapsaError(f"container {self.launch.id} has {len(pids)} processes, too many to list")
                 answer(Pids(pids=pids))
                 return
+            case protocol.Measure():
+                memory = self._running_cgroup().stats().memory
+                answer(protocol.Measured(memory=memory.usage, limit=memory.limit or 0))
+                return
             case protocol.Connect():
                 wanted = command.names and not self._names
                 self._names += container.connect(self._running().pid, command.interface, wanted)
