@@ -187,6 +187,19 @@ def test_statistics_are_what_the_genode_reports(engine: EngineUnderTest) -> None
     engine.docker("rm", "-f", "measured")
 
 
+def test_links_in_a_volume_lead_nowhere(engine: EngineUnderTest, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/etc")
+    run(engine, "linked", LASTING, "-v", f"{tmp_path}:/data:ro")
+    reported(engine, "linked", "up\n")
+    server = component("linked", engine, "files")  # lx_fs, which would follow them
+    mounts = Path(f"/proc/{server}/mountinfo").read_text().splitlines()
+    (found,) = [line.split() for line in mounts if line.split()[4].endswith("/volume-0")]
+    assert {"ro", "nosymfollow", "nosuid", "nodev"} <= set(found[5].split(","))
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+    engine.docker("rm", "-f", "linked")
+    assert (tmp_path / "link").is_symlink()
+
+
 def test_many_containers(engine: EngineUnderTest) -> None:
     names = [f"many{number}" for number in range(20)]
     for name in names:

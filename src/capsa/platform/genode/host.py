@@ -1,7 +1,8 @@
 """The process that runs a Genode and its containers: to the engine what zygote and sub-inits are on Linux.
 
 It outlives engines, as they do. Core is its child, first process of a process namespace of its own: when it ends, no
-component is left behind. It has a temporary directory of its own, too: cores of one user would meet there otherwise.
+component is left behind. Both are in a mount namespace of their own: what is mounted for containers is seen by nobody
+else and goes with it. Core's temporary directory is there, too: cores of one user would meet in it otherwise.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from capsa.platform.genode.output import Line, Lines
 from capsa.platform.genode.report import State
 from capsa.platform.loop import READ, Loop
 from capsa.platform.protocol import Launch, Status
+from capsa.sys import mount, namespace
 from capsa.sys.inotify import IN_CLOSE_WRITE, IN_CREATE, IN_MOVED_TO, Inotify
 from capsa.sys.title import set_title
 from capsa.vfs.tree import CopyOnWrite
@@ -49,7 +51,7 @@ _EVENTS = IN_CLOSE_WRITE | IN_CREATE | IN_MOVED_TO
 _CORE = 'mkdir -p "/tmp/genode-$(id -u)" && mount -t tmpfs -o mode=700 tmpfs "/tmp/genode-$(id -u)" && exec ./core'
 _APART = (
     *("setpriv", "--pdeathsig", "KILL"),
-    *("unshare", "--pid", "--mount", "--propagation", "slave", "--fork", "--kill-child"),
+    *("unshare", "--pid", "--fork", "--kill-child"),
 )
 _launches = msgspec.json.Decoder(Launch)
 
@@ -106,7 +108,7 @@ class GenodeHost:
     def start(self) -> None:
         """Start core and listen for engines; raises `CapsaError`."""
         work = Path(self.settings.work)
-        shutil.rmtree(work, ignore_errors=True)
+        self._remove_work()
         for name in ("config", "report", f"report/{compile.CONTAINERS}", "tree"):
             (work / "host" / name).mkdir(parents=True)
         for entry in os.scandir(self.settings.binaries):
@@ -162,7 +164,15 @@ class GenodeHost:
             self.loop.turn(0.1)
         for member in self.members.values():
             member.reception.close()
-        shutil.rmtree(self.settings.work, ignore_errors=True)
+        self._remove_work()
+
+    def _remove_work(self) -> None:
+        """Take the working directory away, mounts first: what is below them is not Genode's."""
+        trees = self._place(compile.TREES)
+        for name in os.listdir(trees) if trees.is_dir() else ():
+            self._unbind(name)
+        if not trees.is_dir() or not os.listdir(trees):
+            shutil.rmtree(self.settings.work, ignore_errors=True)
 
     def _listen(self) -> None:
         path = Path(self.settings.control)
@@ -254,9 +264,13 @@ class GenodeHost:
         made = bundle.read(spec, name, contents.roms, contents.texts)
         for content in (contents.archive, *contents.roms.values()):
             self._offer(content)
-        tree = self._tree(made, launch.root, contents.archive) if made.files else None
+        self._fits(launch.id, compile.quota(made))
+        try:
+            tree = self._tree(made, launch.root, contents.archive) if made.files else None
+        except BaseException:
+            self._unbind(name)
+            raise
         member = Member(self, launch, made, tree, contents.texts)
-        self.admit(member, member.quota)
         where = self._directory.reports_of(name)
         where.mkdir(exist_ok=True)
         self._watch(where, name)
@@ -268,16 +282,42 @@ class GenodeHost:
             os.symlink(self._images.path(content), Path(self.settings.work, compile.ROM_PREFIX + content))
 
     def _tree(self, made: bundle.Bundle, root: CopyOnWrite, archive: str) -> compile.Tree:
-        """Links to a container's directories below Genode's working directory."""
+        """A container's directories, put where Genode has them."""
         tree = compile.tree(made, archive)
-        where = self._place(tree.upper).parent
-        where.mkdir()
-        self._place(tree.upper).symlink_to(root.upper)
+        self._place(tree.upper).parent.mkdir()
+        self._bind(root.upper, tree.upper, writable=True)
         for volume in made.volumes:
             if not os.path.isdir(volume.source):
                 raise Unsupported(f"{volume.source} is no directory: only directories can be mounted on Genode")
-            self._place(tree.volumes[volume.target]).symlink_to(volume.source)
+            self._bind(volume.source, tree.volumes[volume.target], writable=volume.writable)
         return tree
+
+    def _bind(self, source: str, path: str, *, writable: bool) -> None:
+        """Genode's lx_fs, a process of the host with all its rights, would follow links wherever they lead."""
+        self._place(path).mkdir()
+        flags = mount.ATTR_NOSYMFOLLOW | mount.ATTR_NOSUID | mount.ATTR_NODEV | mount.ATTR_NOEXEC
+        cloned = mount.clone(source)
+        try:
+            mount.attributes(cloned, set=flags | (0 if writable else mount.ATTR_RDONLY))
+            target = os.open(self._place(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                mount.attach(cloned, target, path)
+            finally:
+                os.close(target)
+        finally:
+            os.close(cloned)
+
+    def _unbind(self, name: str) -> None:
+        """Take a container's directories away again."""
+        where = self._place(f"{compile.TREES}/{name}")
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.listdir(where):
+                with contextlib.suppress(OSError):
+                    mount.umount(str(where / entry), mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+                with contextlib.suppress(OSError):
+                    os.rmdir(where / entry)  # never more than that: a mount that stays is somebody's files
+            with contextlib.suppress(OSError):
+                os.rmdir(where)
 
     def _place(self, path: str) -> Path:
         """A path of Genode's, from its working directory on."""
@@ -292,11 +332,14 @@ class GenodeHost:
 
     def admit(self, member: Member, wanted: Quota) -> None:
         """As of `capsa.platform.genode.member.Machine`."""
+        self._fits(member.launch.id, wanted)
+
+    def _fits(self, container: str, wanted: Quota) -> None:
         taken = compile.CONFIGS + RESERVE
         for each in self.members.values():
             if each.active:
                 taken = taken + each.quota
-        budget.check(wanted, self._limit - taken, f"container {member.launch.id[:12]}")
+        budget.check(wanted, self._limit - taken, f"container {container[:SHORT_ID]}")
 
     def withdraw(self, member: Member) -> None:
         """As of `capsa.platform.genode.member.Machine`."""
@@ -316,7 +359,7 @@ class GenodeHost:
                 self._inotify.remove(number)
                 del self._watched[number]
         self._directory.forget_container(member.name)
-        shutil.rmtree(self._place(f"{compile.TREES}/{member.name}"), ignore_errors=True)
+        self._unbind(member.name)
 
     def _document(self) -> hid.Node:
         return compile.containers(each.entry() for each in self.members.values() if each.active)
@@ -419,8 +462,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     set_title("capsa: genode")
-    host = GenodeHost(settings)
     try:
+        namespace.unshare(namespace.FLAGS["mount"])
+        mount.attributes(mount.AT_FDCWD, propagation=mount.MS_SLAVE, recursive=True, path="/")
+        host = GenodeHost(settings)
         host.start()
     except (CapsaError, OSError) as error:
         text = str(error) if isinstance(error, CapsaError) else f"{error.filename}: {reason(error)}"
