@@ -14,6 +14,7 @@ import re
 import shutil
 import stat
 import tarfile
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import msgspec
 from capsa.errors import LaunchFailed, reason
 
 MOST_ROMS = 2000
-MOST_TEXT = 64 << 10
+MOST_TEXT, MOST_TEXTS = 64 << 10, 4 << 20  # bytes of a file that may be a configuration, and of all of them
 _NAME = re.compile(r"[A-Za-z0-9_.+-]{1,63}")
 _OPAQUE = "trusted.overlay.opaque"
 
@@ -45,41 +46,42 @@ class Images:
     def get(self, layers: Sequence[str]) -> Contents:
         """The image of these layers (directories, lowest first); made when first asked for. Raises `LaunchFailed`."""
         key = hashlib.sha256("\0".join(layers).encode()).hexdigest()
-        where = self._merged / key
-        index = where / "index.json"
+        where = self._merged / f"{key}.json"
         with contextlib.suppress(OSError, msgspec.DecodeError):
-            return msgspec.json.decode(index.read_bytes(), type=Contents)
+            return msgspec.json.decode(where.read_bytes(), type=Contents)
         try:
-            return self._make(layers, where)
+            self._merged.mkdir(parents=True, exist_ok=True)
+            self._pool.mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self._merged) as scratch:
+                found = self._make(layers, Path(scratch))
+                index = Path(scratch, "index.json")
+                index.write_bytes(msgspec.json.encode(found))
+                os.rename(index, where)
         except OSError as error:
-            shutil.rmtree(where, ignore_errors=True)
             raise LaunchFailed(f"cannot merge the layers of the image: {error.filename}: {reason(error)}") from error
-        except BaseException:
-            shutil.rmtree(where, ignore_errors=True)
-            raise
+        return found
 
     def path(self, content: str) -> Path:
         """The file of that content."""
         return self._pool / content
 
-    def _make(self, layers: Sequence[str], where: Path) -> Contents:
-        shutil.rmtree(where, ignore_errors=True)
-        tree = where / "tree"
-        tree.mkdir(parents=True)
-        self._pool.mkdir(parents=True, exist_ok=True)
+    def _make(self, layers: Sequence[str], scratch: Path) -> Contents:
+        tree = scratch / "tree"
+        tree.mkdir()
         for layer in layers:
             _lay(Path(layer), tree)
-        found = Contents(self._archive(tree, where / "image.tar"), {}, {})
+        found = Contents(self._archive(tree, scratch / "image.tar"), {}, {})
+        room = MOST_TEXTS
         for path in sorted(_files(tree), key=lambda path: (path.count("/"), path)):
             name = path.rpartition("/")[2]
             known = name in found.roms or name == "config"  # which is another one for each component
             if not known and _NAME.fullmatch(name) and len(found.roms) < MOST_ROMS:
                 found.roms[name] = self._add(tree / path)
-            with contextlib.suppress(UnicodeDecodeError):
-                if (tree / path).stat().st_size <= MOST_TEXT and len(found.texts) < MOST_ROMS:
+            size = (tree / path).stat().st_size
+            if size <= min(MOST_TEXT, room):
+                with contextlib.suppress(UnicodeDecodeError):
                     found.texts[f"/{path}"] = (tree / path).read_text("utf-8")
-        shutil.rmtree(tree)
-        (where / "index.json").write_bytes(msgspec.json.encode(found))
+                    room -= size
         return found
 
     def _archive(self, tree: Path, path: Path) -> str:
@@ -88,9 +90,7 @@ class Images:
             for inside in sorted(str(each.relative_to(tree)) for each in tree.rglob("*")):
                 archive.inodes.clear()  # type: ignore[attr-defined]  # a hard link is a file: Genode knows none
                 archive.add(tree / inside, inside, recursive=False, filter=_plain)
-        content = self._add(path)
-        path.unlink()
-        return content
+        return self._add(path)
 
     def _add(self, path: Path) -> str:
         with open(path, "rb") as file:
@@ -102,7 +102,7 @@ class Images:
         except FileExistsError:
             pass
         except OSError:  # too many links already, or another file system
-            part = self._pool / f".{content}"
+            part = f"{path}.part"
             shutil.copyfile(path, part)
             os.rename(part, self._pool / content)
         return content

@@ -16,8 +16,10 @@ from capsa import errors
 from capsa.errors import InvalidArgument, LaunchFailed, Unavailable
 from capsa.platform import packets, sandbox
 from capsa.platform.genode.host import Settings, missing
+from capsa.platform.genode.image import Images
 from capsa.platform.protocol import Launch
 from capsa.platform.sandbox import Sandbox
+from capsa.vfs.tree import CopyOnWrite
 
 START_SECONDS = 10.0
 
@@ -40,6 +42,7 @@ class GenodePlatform:
             store=str(store),
             control=str(run / "genode.sock"),
         )
+        self._images = Images(store)
         self._end: socket.socket | None = None
         self._lock = asyncio.Lock()
 
@@ -54,6 +57,8 @@ class GenodePlatform:
 
     async def launch(self, launch: Launch, fds: Sequence[int] = ()) -> Sandbox:
         """As of `capsa.platform.linux.platform.LinuxPlatform`; starts Genode if need be."""
+        if isinstance(launch.root, CopyOnWrite):  # here, since a large image would hold up who runs all containers
+            await asyncio.to_thread(self._images.get, launch.root.layers)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         made = Sandbox(launch.id, ours)
         try:
