@@ -86,6 +86,10 @@ class LaunchFailed(CapsaError):
         self.code = code
 
 
+class HookFailed(LaunchFailed):
+    """A hook of a container has failed, and with it the step of its life that the hook belongs to."""
+
+
 class BrokenArchive(InvalidArgument):
     """An image archive, layer or manifest is not what it claims to be."""
 

@@ -19,7 +19,7 @@ from fixtures.bundle import bound, capabilities, spec, with_mounts, with_process
 from fixtures.runtime import COMMAND, RuntimeUnderTest, runtime
 from fixtures.wait import until
 
-from capsa.oci.runtime import Mount
+from capsa.oci.runtime import Hook, Hooks, Mount
 from capsa.sys import sealed
 
 pytestmark = b.NEEDS
@@ -112,6 +112,22 @@ def test_no_descriptor_of_the_caller_reaches_the_program(oci: RuntimeUnderTest) 
         for fd in held:
             os.close(fd)
     assert done.returncode == 0 and "/\n" not in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("words", [(), ("--no-pivot",)])
+def test_nothing_lies_above_the_root(oci: RuntimeUnderTest, words: tuple[str, ...]) -> None:
+    inner = oci.root / "inner"
+    (inner / "proc").mkdir(parents=True)
+    shutil.copy(oci.root / "bin" / "busybox", inner)
+    wanted = with_mounts(
+        spec("exec 9</; chroot /inner /busybox ls /proc/self/fd/9/.."),  # from there the root is no end of the way up
+        Mount(destination="/inner/proc", type="proc", source="proc"),
+    )
+    hooks = Hooks(create_container=[Hook(path="/bin/true")])  # the root is mounted in another place for them
+    for each in (wanted, msgspec.structs.replace(wanted, hooks=hooks)):
+        oci.write(each)
+        found = oci("run", *words, "box").stdout.split()
+        assert "inner" in found and "config.json" not in found
 
 
 @pytest.mark.parametrize("number", range(3, 12))

@@ -110,7 +110,7 @@ class Mount(Struct):
 class Hook(Struct):
     path: str
     args: list[str] = []
-    env: list[str] = []
+    env: list[str] | None = None
     timeout: int | None = None
 
 

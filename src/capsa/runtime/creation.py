@@ -8,7 +8,7 @@ import time
 
 from capsa.errors import CapsaError, InvalidArgument, Unsupported, reason
 from capsa.oci import runtime
-from capsa.runtime import console
+from capsa.runtime import console, removal
 from capsa.runtime.container import Container, process_began
 from capsa.runtime.record import Record
 from capsa.runtime.verb import Verb
@@ -45,7 +45,7 @@ def create(settings: Settings, options: Options) -> int:
 
 def run(settings: Settings, options: Options) -> int:
     """``capsa-runtime run ID``: create, start, wait, delete; the program's exit code."""
-    from capsa.runtime import foreground, removal, start
+    from capsa.runtime import foreground, start
 
     container = Container(settings.root, options.arguments[0])
     detach = options.switch("detach")
@@ -55,7 +55,7 @@ def run(settings: Settings, options: Options) -> int:
     master = _create(settings, options, container, target, relayed=not detach)
     try:
         with container.locked():
-            start.begin(container)
+            start.begin(settings, container)
     except BaseException:
         with contextlib.suppress(CapsaError), container.locked():
             removal.remove(settings, container, force=True)
@@ -104,9 +104,11 @@ def _create(
         with container.locked():
             record = _record(container, bundle, spec)
             record.cgroup, record.unit = _place(settings, container, spec)
+            undo.push(lambda _kind, error, _trace: _ended(settings, container, error))
             container.save(record)  # what is made from here on can be found if this process is killed
             cgroup = _group(record, spec, undo)
-            birth = _birth(options, container, spec, bundle, cgroup, keep)
+            _expose(container, record, spec, undo)
+            birth = _birth(settings, options, container, spec, bundle, cgroup, keep)
             undo.callback(birth.abort)
             record.freezer = cgroup.freezer()
             master: int | None = None
@@ -124,6 +126,12 @@ def _create(
             birth.close()
             undo.pop_all()
     return master
+
+
+def _ended(settings: Settings, container: Container, error: BaseException | None) -> None:
+    """The poststop hooks of a container that was begun and taken down again (runtime.md, Lifecycle)."""
+    if not isinstance(error, InvalidArgument | Unsupported):  # those are of before the beginning
+        removal.after(settings, container)
 
 
 def _check(spec: Spec, path: str) -> None:
@@ -209,6 +217,17 @@ def _group(record: Record, spec: Spec, undo: contextlib.ExitStack) -> Cgroup:
     return cgroup
 
 
+def _expose(container: Container, record: Record, spec: Spec, undo: contextlib.ExitStack) -> None:
+    """Prepare the root of a container without a mount namespace."""
+    from capsa.platform.linux import shared_mounts
+
+    if shared_mounts.wanted(spec):
+        id = shared_mounts.expose(record.rootfs)
+        undo.callback(shared_mounts.withdraw, record.rootfs, id)
+        record.exposed = str(id)
+        container.save(record)
+
+
 DEFAULT_PARENT = "capsa-runtime"
 
 
@@ -222,7 +241,9 @@ def _remove(cgroup: Cgroup) -> None:
             remove_parent(f"/{DEFAULT_PARENT}")
 
 
-def _birth(options: Options, container: Container, spec: Spec, bundle: str, cgroup: Cgroup, keep: int) -> Birth:
+def _birth(
+    settings: Settings, options: Options, container: Container, spec: Spec, bundle: str, cgroup: Cgroup, keep: int
+) -> Birth:
     from capsa.platform.linux import container as platform
     from capsa.platform.linux import door
 
@@ -239,6 +260,7 @@ def _birth(options: Options, container: Container, spec: Spec, bundle: str, cgro
             keep=keep,
             pivot=not options.switch("no-pivot"),
             keyring=not options.switch("no-new-keyring"),
+            warn=settings.warn,
         )
 
 

@@ -70,6 +70,7 @@ def execute(settings: Settings, options: Options) -> int:
         cache=f"{settings.root}/.seccomp",
         tied=False,
         keep=preserved(options),
+        warn=settings.warn,
     )
     try:
         if birth.console is not None and target:

@@ -24,6 +24,15 @@ class Log:
         self._write("error", message)
         print(f"{PROGRAM}: {message}", file=sys.stderr)
 
+    def warning(self, message: str) -> None:
+        """Something is not as it should be, but the call goes on.
+
+        Standard error is the container's as well, so it is said there only if there is no file for it.
+        """
+        self._write("warning", message)
+        if self._path is None:
+            print(f"{PROGRAM}: warning: {message}", file=sys.stderr)
+
     def debug(self, message: str) -> None:
         """Said only with ``--debug``."""
         if self._debug:

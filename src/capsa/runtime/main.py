@@ -101,7 +101,7 @@ def log_of(given: Options | None) -> Log:
     return Log(given.text("log") or None, form, debug=given.switch("debug"))
 
 
-def settings_of(given: Options) -> Settings:
+def settings_of(given: Options, log: Log) -> Settings:
     """What the global options say; raises `UsageError`, `CapsaError`."""
     if (given.text("log-format") or "text") not in ("text", "json"):
         raise UsageError(f'invalid --log-format {given.text("log-format")!r}: it is "text" or "json"')
@@ -110,13 +110,15 @@ def settings_of(given: Options) -> Settings:
         raise UsageError(f'invalid --rootless {rootless!r}: it is "true", "false" or "auto"')
     return Settings(
         given.text("root") or DEFAULT_ROOT,
+        log.warning,
         systemd=given.switch("systemd-cgroup"),
     )
 
 
 def dispatch(given: Options) -> int:
     """Do what was asked for; returns the exit code. Raises `UsageError`; any other failure is said in the log."""
-    settings = settings_of(given)
+    log = log_of(given)
+    settings = settings_of(given, log)
     name = given.arguments[0]
     if name not in LIGHT:
         lean.import_msgspec()
@@ -125,7 +127,6 @@ def dispatch(given: Options) -> int:
     if options is None:
         print(found.help(), end="")
         return 0
-    log = log_of(given)
     log.debug(f"{' '.join(given.arguments)} (state in {settings.root})")
     try:
         if found.name not in ("features", "spec") and os.geteuid():

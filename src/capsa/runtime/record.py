@@ -15,10 +15,11 @@ class Record:
 
     ``began`` is when process ``pid`` began, in ticks after the machine's start: a pid alone may be another process's by
     now; both are 0 while it is being made. ``cgroup`` is its path, ``freezer`` the file that tells whether it is
-    paused, ``unit`` the systemd scope. ``told`` is the JSON object of its state without ``pid`` and ``status``.
+    paused, ``unit`` the systemd scope, ``exposed`` the id of its root's mount if that is on the host
+    (`platform.linux.shared_mounts`). ``told`` is the JSON object of its state without ``pid`` and ``status``.
     """
 
-    __slots__ = ("began", "bundle", "cgroup", "created", "freezer", "pid", "rootfs", "told", "unit")
+    __slots__ = ("began", "bundle", "cgroup", "created", "exposed", "freezer", "pid", "rootfs", "told", "unit")
 
     def __init__(
         self,
@@ -30,6 +31,7 @@ class Record:
         cgroup: str = "",
         freezer: str = "",
         unit: str = "",
+        exposed: str = "",
         pid: int = 0,
         began: int = 0,
     ) -> None:
@@ -40,6 +42,7 @@ class Record:
         self.cgroup = cgroup
         self.freezer = freezer
         self.unit = unit
+        self.exposed = exposed
         self.pid = pid
         self.began = began
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
 
 from capsa.errors import CapsaError, Conflict, NotFound
 from capsa.runtime.container import Container
-from capsa.runtime.verb import PROGRAM, Verb
+from capsa.runtime.verb import Verb
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +50,10 @@ def remove(settings: Settings, container: Container, *, force: bool) -> None:
             os.kill(container.record.pid, signal.SIGKILL)
     _await_end(container)
     cgroup.remove()
+    if container.record.exposed:
+        from capsa.platform.linux import shared_mounts
+
+        shared_mounts.withdraw(container.record.rootfs, int(container.record.exposed))
     from capsa.runtime.creation import DEFAULT_PARENT
 
     if cgroup.path.startswith(f"/{DEFAULT_PARENT}/"):
@@ -58,7 +61,7 @@ def remove(settings: Settings, container: Container, *, force: bool) -> None:
 
         remove_parent(f"/{DEFAULT_PARENT}")
     if status != "creating":
-        _after(container)
+        after(settings, container)
     container.remove()
 
 
@@ -72,14 +75,14 @@ def _await_end(container: Container) -> None:
         pause = min(pause * 2, 0.05)
 
 
-def _after(container: Container) -> None:
+def after(settings: Settings, container: Container) -> None:
     """The poststop hooks; one that fails is warned of, and the others run (runtime.md, Lifecycle)."""
     if b"poststop" not in container.config:  # which saves reading it
         return
     from capsa.platform.linux import container as platform
 
     for trouble in platform.ended(container.spec, id=container.id, bundle=container.record.bundle):
-        print(f"{PROGRAM}: warning: {trouble}", file=sys.stderr)
+        settings.warn(trouble)
 
 
 VERBS = {"delete": Verb("delete", "ID", "Delete a container that has ended", _TABLE, delete)}

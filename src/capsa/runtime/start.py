@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from capsa.errors import CapsaError, Conflict, LaunchFailed
+from capsa.errors import CapsaError, Conflict, HookFailed, LaunchFailed
 from capsa.runtime.container import Container
 from capsa.runtime.verb import Verb
 
@@ -19,14 +19,14 @@ def start(settings: Settings, options: Options) -> int:
     """``capsa-runtime start ID``."""
     container = Container(settings.root, options.arguments[0])
     with container.locked():
-        begin(container)
+        begin(settings, container)
     return 0
 
 
-def begin(container: Container) -> None:
+def begin(settings: Settings, container: Container) -> None:
     """Let a created, locked container execute its program; raises `Conflict` in any other state, `LaunchFailed`.
 
-    The process of one that cannot be started ends.
+    The process of one that cannot be started ends; one whose hooks fail is gone (runtime.md, Lifecycle).
     """
     from capsa.platform.linux import door
 
@@ -42,6 +42,11 @@ def begin(container: Container) -> None:
         door.start(channel, lambda fd: door.listener_of(container.spec, container.state("created"))(fd))
         if b"poststart" in container.config:
             _after(container)
+    except HookFailed:
+        from capsa.runtime import removal
+
+        removal.remove(settings, container, force=True)
+        raise
     except BaseException:
         with contextlib.suppress(OSError, CapsaError):
             container.cgroup().kill()
@@ -59,7 +64,7 @@ def _after(container: Container) -> None:
     wanted = container.spec.hooks
     if wanted is not None and wanted.poststart:
         told = msgspec.structs.replace(container.state("created"), status="running")
-        hooks.run("poststart", wanted.poststart, told)
+        hooks.run("poststart", wanted.poststart, told, where=container.record.bundle)
 
 
 VERBS = {"start": Verb("start", "ID", "Execute the program of a created container", "", start)}

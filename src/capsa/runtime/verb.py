@@ -15,10 +15,14 @@ DEFAULT_ROOT = "/run/capsa-runtime"
 
 
 class Settings:
-    """The global options. ``root`` is the directory of the states, ``systemd``: cgroups are systemd's to make."""
+    """The global options. ``root`` is the directory of the states, ``systemd``: cgroups are systemd's to make.
 
-    def __init__(self, root: str, *, systemd: bool = False) -> None:
+    ``warn`` is told what goes wrong and does not make the call fail (runtime.md, Warnings).
+    """
+
+    def __init__(self, root: str, warn: Callable[[str], None], *, systemd: bool = False) -> None:
         self.root = os.path.abspath(root)
+        self.warn = warn
         self.systemd = systemd
 
 

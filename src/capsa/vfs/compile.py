@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Callable
 
 from capsa.errors import InvalidArgument
 from capsa.oci.runtime import Device, IDMapping, Linux, Mount, Spec
@@ -45,23 +46,35 @@ DEFAULT_LINKS: tuple[tuple[str, str], ...] = (
     ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"),
 )
+#: File systems that have no device: what their mounts are called if the specification gives no name.
+_KINDS: dict[type, str] = {
+    Proc: "proc",
+    Sys: "sysfs",
+    Queues: "mqueue",
+    Terminals: "devpts",
+    Dev: "tmpfs",
+    Ram: "tmpfs",
+}
 PTMX_LINK = ("/dev/ptmx", "pts/ptmx")
 
 PROPAGATIONS = frozenset(prefix + kind for prefix in ("", "r") for kind in ("private", "shared", "slave", "unbindable"))
 
 
-def tree(spec: Spec, root: RootNode | None = None, *, bundle: str = "") -> Tree:
+Warn = Callable[[str], None]
+
+
+def tree(spec: Spec, root: RootNode | None = None, *, bundle: str = "", warn: Warn | None = None) -> Tree:
     """The tree that ``spec`` describes; ``root`` replaces its ``root.path``.
 
     Relative host paths in the specification start at the directory ``bundle``. Raises `InvalidArgument` that names the
-    mount and the option.
+    mount and the option. ``warn`` is told instead of options that have no effect on a bind mount.
     """
     if root is None:
         if spec.root is None:
             raise InvalidArgument("the specification has no root: name the root file system in root.path")
         root = Directory(source=posixpath.join(bundle, spec.root.path))
     linux = spec.linux or Linux()
-    places = tuple(_place(mount, bundle) for mount in spec.mounts)
+    places = tuple(_place(mount, bundle, warn) for mount in spec.mounts)
     if linux.rootfs_propagation not in PROPAGATIONS | {""}:
         raise InvalidArgument(f"unknown rootfsPropagation {linux.rootfs_propagation!r}: use shared, slave or private")
     own_devices = not any(place.path == "/dev" and isinstance(place.node, Bind) for place in places)
@@ -88,7 +101,7 @@ def _absolute(path: str) -> str:
     return "/" + posixpath.normpath("/" + path).lstrip("/")
 
 
-def _place(mount: Mount, bundle: str) -> Place:
+def _place(mount: Mount, bundle: str, warn: Warn | None) -> Place:
     if not mount.destination:
         raise InvalidArgument("a mount has no destination")
     if "\0" in mount.destination + mount.source:
@@ -98,6 +111,9 @@ def _place(mount: Mount, bundle: str) -> Place:
         raise InvalidArgument("a mount on / would replace the root file system: change root instead")
     parsed = options.parse(path, mount.options)
     node = _node(path, mount, parsed, bundle)
+    if warn is not None and isinstance(node, Bind) and (idle := [*parsed.data, *parsed.options]):
+        warn(f"left out options that have no effect on the bind mount at {path}: {', '.join(idle)}")
+        parsed.data, parsed.options = {}, ()
     if parsed.data:
         word = next(iter(parsed.data))
         raise InvalidArgument(f"unknown option {word!r} of the mount at {path}")
@@ -123,6 +139,7 @@ def _place(mount: Mount, bundle: str) -> Place:
         gid_map=gid_map,
         id_map_recursive=parsed.id_map == "ridmap",
         options=parsed.options,
+        source="" if mount.source == _KINDS.get(type(node)) or type(node) not in _KINDS else mount.source,
     )
 
 

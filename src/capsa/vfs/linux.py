@@ -336,7 +336,7 @@ def _make(place: Place, attributes: int, change: Change) -> Make:
         return Make(
             path=path,
             kind="tmpfs",
-            source="tmpfs",
+            source=place.source or "tmpfs",
             options=tuple(found) + whole,
             attributes=writable,
             change=own,
@@ -346,14 +346,16 @@ def _make(place: Place, attributes: int, change: Change) -> Make:
     if isinstance(node, Dev):
         found = [("mode", f"{node.mode:04o}")]
         found += [("size", str(node.size))] if node.size is not None else []
+        source = place.source or "tmpfs"
         return Make(
-            path=path, kind="tmpfs", source="tmpfs", options=tuple(found) + whole, attributes=writable, change=own
+            path=path, kind="tmpfs", source=source, options=tuple(found) + whole, attributes=writable, change=own
         )
     if isinstance(node, Terminals):
         found = [("newinstance", ""), ("ptmxmode", f"{node.ptmx_mode:04o}"), ("mode", f"{node.mode:04o}")]
         found += [("gid", str(node.gid))] if node.gid is not None else []
+        source = place.source or "devpts"
         return Make(
-            path=path, kind="devpts", source="devpts", options=tuple(found) + whole, attributes=attributes, change=own
+            path=path, kind="devpts", source=source, options=tuple(found) + whole, attributes=attributes, change=own
         )
     if isinstance(node, Native):
         pairs = tuple((key, value) for key, _, value in (word.partition("=") for word in node.data.split(",") if word))
@@ -371,7 +373,7 @@ def _make(place: Place, attributes: int, change: Change) -> Make:
     return Make(
         path=path,
         kind=kind,
-        source=kind,
+        source=place.source or kind,
         options=whole,
         attributes=attributes,
         change=own,

@@ -140,6 +140,7 @@ class Place(Struct, frozen=True):
     """One node at one path; places are set up in order, later ones on top.
 
     ``options`` are properties of the whole file system (``dirsync``, ``lazytime``) by the platform's own names.
+    ``source`` is what lists of mounts call a file system without a device, if not by its type.
     """
 
     path: str
@@ -150,6 +151,7 @@ class Place(Struct, frozen=True):
     gid_map: tuple[IDRange, ...] = ()
     id_map_recursive: bool = False
     options: tuple[str, ...] = ()
+    source: str = ""
 
 
 class DeviceNode(Struct, frozen=True):

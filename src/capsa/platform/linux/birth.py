@@ -126,7 +126,8 @@ def first(plan: Plan, channel: Channel) -> None:
     plan.spaces.join()
     if plan.spaces.is_new("cgroup"):
         namespace.unshare(namespace.FLAGS["cgroup"])
-    tree.leave_host()
+    if plan.spaces.has("mount"):
+        tree.leave_host()
     _live(plan, channel, tree)
 
 
@@ -179,6 +180,9 @@ def _rootfs(plan: Plan) -> rootfs.Rootfs:
         cgroups=plan.groups,
         id_maps=plan.id_maps,
         user_namespace=plan.spaces.has("user"),
+        shared=not plan.spaces.has("mount"),
+        # Where the root cannot be exchanged it has to cover the host's.
+        in_place=plan.pivot and plan.spec.hooks is not None and bool(plan.spec.hooks.create_container),
     )
 
 
@@ -225,12 +229,12 @@ def _live(plan: Plan, channel: Channel, tree: rootfs.Rootfs) -> None:
     _network(plan, channel)
     sysctl.write(settings)
     wanted = plan.spec.hooks or Hooks()
-    pid = 0
     if wanted.prestart or wanted.create_runtime or wanted.create_container or wanted.start_container:
         channel.send("hooks")
-        pid = channel.expect("go on").number
-        told = hooks.state(plan.spec, plan.id, plan.bundle, "creating", pid)
-        hooks.run("createContainer", wanted.create_container, told)
+        channel.expect("go on")
+        told = hooks.state(plan.spec, plan.id, plan.bundle, "creating", os.getpid())
+        hooks.run("createContainer", wanted.create_container, told, where=plan.bundle, environment=plan.process.env)
+    tree.directory(plan.process.cwd)
     tree.finish()
     if plan.process.terminal:
         master, slave = terminal.open_pair(tree.terminals, plan.process.console_size)
@@ -248,8 +252,8 @@ def _live(plan: Plan, channel: Channel, tree: rootfs.Rootfs) -> None:
     if plan.door is not None:
         door.wait(plan.door, channel)
     if wanted.start_container:
-        told = hooks.state(plan.spec, plan.id, plan.bundle, "created", pid)
-        hooks.run("startContainer", wanted.start_container, told)
+        told = hooks.state(plan.spec, plan.id, plan.bundle, "created", os.getpid())
+        hooks.run("startContainer", wanted.start_container, told, environment=environment)
     if plan.linux.personality is not None:
         process.personality(plan.linux.personality)
     if plan.linux.memory_policy is not None:

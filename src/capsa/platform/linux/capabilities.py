@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Final
+
+import msgspec
 
 from capsa.errors import InvalidArgument
 from capsa.oci.runtime import Capabilities
@@ -77,6 +80,21 @@ def mask(names: list[str]) -> int:
         except KeyError:
             raise InvalidArgument(f"unknown capability {name!r} (they are written like CAP_NET_ADMIN)") from None
     return found
+
+
+def grantable(wanted: Capabilities, warn: Callable[[str], None]) -> Capabilities:
+    """``wanted`` without what this kernel does not know and this process does not have, of which ``warn`` is told.
+
+    config.md, Linux Process: what cannot be granted is warned of and is no reason to fail.
+    """
+    _, permitted, _ = credentials.capget()
+    sets: dict[str, list[str]] = msgspec.structs.asdict(wanted)
+    refused = {
+        name for names in sets.values() for name in names if name not in _NUMBERS or not permitted >> _NUMBERS[name] & 1
+    }
+    if refused:
+        warn(f"left out capabilities that cannot be granted here: {', '.join(sorted(refused))}")
+    return Capabilities(**{kind: [name for name in names if name not in refused] for kind, names in sets.items()})
 
 
 def limit_bounding(sets: Sets) -> None:

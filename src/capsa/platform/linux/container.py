@@ -14,9 +14,22 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+import msgspec
+
 from capsa.errors import CapsaError, InvalidArgument, LaunchFailed, Unsupported, reason
 from capsa.oci.runtime import Hooks, Linux, Process, Rlimit, Spec
-from capsa.platform.linux import birth, entering, hooks, idmap, interfaces, namespaces, netdevices, rootfs, seccomp
+from capsa.platform.linux import (
+    birth,
+    capabilities,
+    entering,
+    hooks,
+    idmap,
+    interfaces,
+    namespaces,
+    netdevices,
+    rootfs,
+    seccomp,
+)
 from capsa.platform.linux.cgroup import Cgroup
 from capsa.platform.linux.channel import Channel, Gone
 from capsa.platform.linux.process import limit
@@ -181,6 +194,7 @@ def create(
     keep: int = 0,
     pivot: bool = True,
     keyring: bool = True,
+    warn: Callable[[str], None] | None = None,
 ) -> Birth:
     """Make the container ``id`` as ``spec`` says, up to the moment before its program is executed.
 
@@ -191,6 +205,9 @@ def create(
     ``meanwhile`` is called while the process sets itself up; with it, the process need not wait for `Birth.start`,
     which has to follow at once. ``door``, ``keep``, ``pivot``, ``keyring``: see `birth.Plan`; at the door it is `start`
     that lets it go on, in any process, and `Birth.start` is not to be called.
+    ``warn``: the specification is somebody else's and is taken at its word: ``warn`` is told of capabilities that
+    cannot be granted and of mount options that have no effect, and without a mount namespace the mounts are made in the
+    caller's (`shared_mounts` prepares that). Without it, all that is refused.
     Runs the hooks up to createContainer. Raises `LaunchFailed` or another `CapsaError` naming the step; then nothing
     is left of it (the cgroup is the caller's).
     """
@@ -198,17 +215,18 @@ def create(
         raise InvalidArgument("the specification has no process to run")
     linux = spec.linux or Linux()
     _refuse(linux)
-    spaces = namespaces.Namespaces(linux)
+    hooks.check(spec.hooks)
+    spaces = namespaces.Namespaces(linux, share_mounts=warn is not None)
     netdevices.check(linux.net_devices, apart=spaces.has("network"))
     where = os.path.abspath(bundle)
     with _id_maps(spec) as id_maps, cgroup.entry() as entry:
         plan = birth.Plan(
             spec=spec,
-            process=spec.process,
+            process=_granted(spec.process, warn),
             id=id,
             bundle=where,
             # Here rather than there: a fork pays for each page of memory that it is the first to write to.
-            steps=vfs_linux.lower(vfs_compile.tree(spec, root, bundle=where)),
+            steps=vfs_linux.lower(vfs_compile.tree(spec, root, bundle=where, warn=warn)),
             entry=entry,
             unified=cgroup.fd is None,
             groups=cgroup.mounts() if any(mount.type.startswith("cgroup") for mount in spec.mounts) else (),
@@ -236,8 +254,15 @@ def create(
     wanted = spec.hooks or Hooks()
     if wanted.poststart:
         told = hooks.state(spec, id, plan.bundle, "running", made.pid)
-        made._after = lambda: hooks.run("poststart", wanted.poststart, told)
+        made._after = lambda: hooks.run("poststart", wanted.poststart, told, where=plan.bundle)
     return made
+
+
+def _granted(process: Process, warn: Callable[[str], None] | None) -> Process:
+    """``process`` with capabilities that it can have, see `create`."""
+    if warn is None or process.capabilities is None:
+        return process
+    return msgspec.structs.replace(process, capabilities=capabilities.grantable(process.capabilities, warn))
 
 
 def _gone(error: Gone, cgroup: Cgroup) -> LaunchFailed:
@@ -367,9 +392,9 @@ def _attend(made: Birth, plan: birth.Plan, cache: StrPath | None, meanwhile: Cal
         elif message.word == "hooks":
             wanted = spec.hooks or Hooks()
             told = hooks.state(spec, plan.id, plan.bundle, "creating", made.pid)
-            hooks.run("prestart", wanted.prestart, told)
-            hooks.run("createRuntime", wanted.create_runtime, told)
-            channel.send("go on", made.pid)
+            hooks.run("prestart", wanted.prestart, told, where=plan.bundle)
+            hooks.run("createRuntime", wanted.create_runtime, told, where=plan.bundle)
+            channel.send("go on")
         elif message.word == "created":
             if plan.spaces.has("user"):
                 limit(plan.process.rlimits, made.pid)  # to raise one takes the host's privileges
@@ -408,12 +433,14 @@ def enter(
     cache: StrPath | None = None,
     tied: bool = True,
     keep: int = 0,
+    warn: Callable[[str], None] | None = None,
 ) -> Birth:
     """Make one more process in the container whose first process is ``pid``, up to the moment before it is executed.
 
-    ``spec`` is the container's. ``tied``, ``keep``: see `entering.Plan`. Raises `LaunchFailed` or another `CapsaError`;
-    then nothing is left of it.
+    ``spec`` is the container's. ``tied``, ``keep``: see `entering.Plan`. ``warn``: see `create`. Raises `LaunchFailed`
+    or another `CapsaError`; then nothing is left of it.
     """
+    process = _granted(process, warn)
     made = _enter(process, spec, pid, cgroup, stdio, cache, sibling=False, tied=tied, keep=keep)
     try:
         while not made.ready:
@@ -580,7 +607,7 @@ def ended(spec: Spec, *, id: str, bundle: StrPath) -> list[str]:
     told = hooks.state(spec, id, os.path.abspath(bundle), "stopped", 0)
     for hook in (spec.hooks or Hooks()).poststop:
         try:
-            hooks.run("poststop", [hook], told)
+            hooks.run("poststop", [hook], told, where=told.bundle)
         except CapsaError as error:
             trouble.append(str(error))
     return trouble

@@ -56,7 +56,14 @@ def live(plan: Plan, channel: Channel) -> None:
     sets = capabilities.Sets(wanted.capabilities)
     os.setsid()
     birth.keyring(plan.keyring)
-    _join(plan)
+    if "mount" in plan.kinds:
+        _join(plan)
+    else:
+        root = _root(plan)
+        _join(plan)
+        os.fchdir(root)
+        os.chroot(".")
+        os.close(root)
     if "user" in plan.kinds:
         birth.be_root()
     if wanted.terminal:
@@ -76,6 +83,14 @@ def live(plan: Plan, channel: Channel) -> None:
     if not plan.tied:
         calls.prctl(calls.PR_SET_PDEATHSIG, 0)
     birth.finish(wanted, sets, policy, environment, channel, make_directory=False, tied=plan.tied)
+
+
+def _root(plan: Plan) -> int:
+    """The root of a container that shares its caller's mount namespace, and so is told apart by nothing else."""
+    try:
+        return os.open(f"/proc/{plan.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise LaunchFailed(f"cannot enter the container: {reason(error)}") from error
 
 
 def _join(plan: Plan) -> None:

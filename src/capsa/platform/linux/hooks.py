@@ -5,16 +5,29 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Literal
 
 import msgspec
 
-from capsa.errors import LaunchFailed, reason
-from capsa.oci.runtime import Hook, Spec, State
+from capsa.errors import HookFailed, InvalidArgument, reason
+from capsa.oci.runtime import Hook, Hooks, Spec, State
 from capsa.sys.process import pidfd_open
 
 _EXCERPT = 1000  # bytes of a failed hook's output that go into the error
+
+
+def check(hooks: Hooks | None) -> None:
+    """Refuse what the specification rules out; raises `InvalidArgument`."""
+    for kind, wanted in ({} if hooks is None else msgspec.structs.asdict(hooks)).items():
+        for number, hook in enumerate(wanted):
+            if not hook.path.startswith("/"):
+                raise InvalidArgument(f"the path of {kind} hook {number} has to be absolute: {hook.path!r}")
+            if hook.timeout is not None and hook.timeout <= 0:
+                raise InvalidArgument(
+                    f"the timeout of {kind} hook {number} ({hook.path}) has to be more than 0 seconds"
+                )
 
 
 def state(
@@ -26,22 +39,46 @@ def state(
     )
 
 
-def run(kind: str, hooks: Sequence[Hook], told: State) -> None:
-    """Run ``hooks`` in order, in the namespaces of the caller; the first that fails raises `LaunchFailed`."""
-    for number, hook in enumerate(hooks):
-        failure = _run(hook, msgspec.json.encode(told))
-        if failure:
-            raise LaunchFailed(f"{kind} hook {number} ({hook.path}) failed: {failure}")
+def run(
+    kind: str, hooks: Sequence[Hook], told: State, *, where: str = "", environment: Sequence[str] | None = None
+) -> None:
+    """Run ``hooks`` in order, in the namespaces of the caller; the first that fails raises `HookFailed`.
+
+    ``where``: their working directory (the caller's by default, and where it is gone or out of reach).
+    ``environment``: of those that have none of their own (default: the caller's).
+    """
+    if not hooks:
+        return
+    with _in(where):
+        for number, hook in enumerate(hooks):
+            failure = _run(hook, msgspec.json.encode(told), environment)
+            if failure:
+                raise HookFailed(f"{kind} hook {number} ({hook.path}) failed: {failure}")
 
 
-def _run(hook: Hook, told: bytes) -> str:
+@contextmanager
+def _in(where: str) -> Iterator[None]:
+    """Another working directory for a while, as ``posix_spawn`` knows no other way to give one."""
+    before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if where:
+            with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                os.chdir(where)
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
+
+
+def _run(hook: Hook, told: bytes, environment: Sequence[str] | None) -> str:
     """Run one; why it failed, or nothing."""
     stdin = os.memfd_create("state", os.MFD_CLOEXEC)
     output = os.memfd_create("output", os.MFD_CLOEXEC)
     try:
         os.write(stdin, told)
         os.lseek(stdin, 0, os.SEEK_SET)
-        environment = dict(word.split("=", 1) for word in hook.env if "=" in word)
+        words = hook.env if hook.env is not None else environment
+        variables = os.environ if words is None else dict(word.split("=", 1) for word in words if "=" in word)
         actions = [
             (os.POSIX_SPAWN_DUP2, stdin, 0),
             (os.POSIX_SPAWN_DUP2, output, 1),
@@ -51,7 +88,7 @@ def _run(hook: Hook, told: bytes) -> str:
             pid = os.posix_spawn(
                 hook.path,
                 hook.args or [hook.path],
-                environment,
+                variables,
                 file_actions=actions,
                 setsigmask=(),
                 setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),

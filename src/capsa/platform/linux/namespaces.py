@@ -18,8 +18,11 @@ _ORDER = ("network", "ipc", "uts", "time", "cgroup", "mount")
 class Namespaces:
     """The plan: ``new`` is a mask of CLONE_NEW… flags, ``joined`` has paths by type."""
 
-    def __init__(self, linux: Linux) -> None:
-        """From the specification; raises `InvalidArgument`."""
+    def __init__(self, linux: Linux, *, share_mounts: bool = False) -> None:
+        """From the specification; raises `InvalidArgument`.
+
+        ``share_mounts``: the mount namespace may be the caller's.
+        """
         self.new = 0
         self.joined: dict[str, str] = {}
         for wanted in linux.namespaces:
@@ -31,18 +34,22 @@ class Namespaces:
                 self.joined[wanted.type] = wanted.path
             else:
                 raise InvalidArgument(f"the path of the {wanted.type} namespace has to be absolute: {wanted.path}")
-        self._check(linux)
+        self._check(linux, share_mounts)
         self.staged = self.has("user") or bool(linux.time_offsets)
         """Whether a process in between is needed: it prepares with the host's privileges, then makes the real one."""
 
-    def _check(self, linux: Linux) -> None:
+    def _check(self, linux: Linux, share_mounts: bool) -> None:
         if (linux.uid_mappings or linux.gid_mappings) and not self.has("user"):
             raise InvalidArgument("uidMappings and gidMappings need a user namespace")
         if self.is_new("user") and not (linux.uid_mappings and linux.gid_mappings):
             raise InvalidArgument("a new user namespace needs uidMappings and gidMappings")
         if linux.time_offsets and not self.is_new("time"):
             raise InvalidArgument("timeOffsets need a new time namespace")
-        if not self.has("mount"):
+        if not self.has("mount") and self.has("user"):
+            raise InvalidArgument("a container with a user namespace needs a mount namespace: add one")
+        if not self.has("mount") and linux.time_offsets:
+            raise InvalidArgument("timeOffsets need a mount namespace: add one")
+        if not self.has("mount") and not share_mounts:
             raise InvalidArgument("a container without a mount namespace would change the host's mounts: add one")
 
     def has(self, kind: str) -> bool:

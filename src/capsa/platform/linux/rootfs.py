@@ -7,6 +7,7 @@ locks.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -44,7 +45,9 @@ class Rootfs:
     """A root file system in the making.
 
     ``cgroups`` are to be shown where the tree has a `Budget`. ``id_maps`` are user namespaces for id-mapped mounts.
-    ``user_namespace``: the process is in one, so it may not make device nodes.
+    ``user_namespace``: the process is in one, so it may not make device nodes. ``shared``: the mount namespace is the
+    host's, and the root is a mount of its own there (`shared_mounts`). ``in_place``: the root is mounted where it is,
+    so that hooks find under its name what the container will.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class Rootfs:
         cgroups: Sequence[CgroupMount],
         id_maps: Mapping[IDMap, int],
         user_namespace: bool = False,
+        shared: bool = False,
+        in_place: bool = False,
     ) -> None:
         self.plan = list(plan)
         self.root = -1
@@ -63,6 +68,8 @@ class Rootfs:
         self._cgroups = cgroups
         self._id_maps = id_maps
         self._user_namespace = user_namespace
+        self._shared = shared
+        self._in_place = in_place
         self._taken: dict[int, int] = {}
         self._do: dict[type, Callable[[Any], None]] = {
             steps.Take: self._take_root,
@@ -117,6 +124,12 @@ class Rootfs:
                 self._number = number
                 self._named(step, self._do[type(step)], step)
 
+    def directory(self, path: str) -> None:
+        """Make a directory that is missing, while one can: the root may become read-only. Whoever needs it will say."""
+        if path != "/":
+            with contextlib.suppress(OSError):
+                os.close(inroot.make(self.root, path))
+
     def finish(self) -> None:
         """Masks and locks."""
         for step in self.plan:
@@ -129,7 +142,7 @@ class Rootfs:
         ``exchange=False`` is for a host whose root cannot be exchanged, a RAM disk: that stays below, covered for good.
         """
         os.fchdir(self.root)
-        if exchange:
+        if exchange and not self._shared:
             # The old root is put on top of the new one and can then be taken off by the name it has: the working
             # directory.
             mount.pivot_root(".", ".")
@@ -164,15 +177,27 @@ class Rootfs:
     def _open_root(self, step: steps.Take) -> None:
         if not stat.S_ISDIR(os.stat(step.source).st_mode):
             raise failed("open", step.source, errno.ENOTDIR)
-        self.root = mount.clone(step.source, recursive=True)
+        if self._shared:
+            self.root = os.open(step.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        else:
+            self.root = mount.clone(step.source, recursive=True)
 
     def _place_root(self, step: steps.Step) -> None:
         """Put it on top of the host's root, where it hides nothing: this process stays below it until `pivot`."""
-        host = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if self._shared:
+            return
+        host = self._place(step)
         try:
             mount.attach(self.root, host, "/")
         finally:
             os.close(host)
+
+    def _place(self, step: steps.Step) -> int:
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        if self._in_place and isinstance(step, steps.Take):
+            with contextlib.suppress(PermissionError):  # a user namespace's root may not reach it
+                return os.open(step.source, flags)
+        return os.open("/", flags)
 
     def _union(self, step: steps.Union) -> None:
         self.root = self._overlay(step.chains, step.upper, step.work)
@@ -310,6 +335,8 @@ class Rootfs:
         if self._number not in self._taken:
             self._take(self._number)
         source = self._taken.pop(self._number)
+        if isinstance(step, steps.Attach) and step.early:
+            source = _renewed(source, recursive=step.recursive)
         try:
             target = self._target(step.path, directory=stat.S_ISDIR(os.fstat(source).st_mode))
             try:
@@ -462,6 +489,19 @@ class Rootfs:
 
     def _propagate(self, step: steps.Propagate) -> None:
         mount.attributes(mount.AT_FDCWD, propagation=step.propagation, recursive=step.recursive, path="/")
+
+
+def _renewed(mounted: int, *, recursive: bool) -> int:
+    """A copy of a detached mount in its place: the kernel lists mounts by age, and readers expect the order of setup.
+
+    Kernels before 6.15 cannot do that; those before 6.8 list them by the time of attachment.
+    """
+    try:
+        copy = mount.clone("", at=mounted, recursive=recursive)
+    except OSError:
+        return mounted
+    os.close(mounted)
+    return copy
 
 
 def _inside(source: str, subdir: str, *, recursive: bool) -> int:
