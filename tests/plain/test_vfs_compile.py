@@ -155,6 +155,7 @@ def test_propagation(word: str) -> None:
         ("bind", ["bind"], False),
         ("bind", ["rbind"], True),
         ("none", ["rbind"], True),
+        ("bind", ["rbind", "bind"], True),
         ("", ["bind"], False),
     ],
 )

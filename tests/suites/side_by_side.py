@@ -68,18 +68,24 @@ class Stray(NamedTuple):
 
     def end(self) -> None:
         """Kill it and remove its cgroups, save for those that we are in, too."""
-        with contextlib.suppress(ProcessLookupError):
-            fd = os.pidfd_open(self.pid)
-            signal.pidfd_send_signal(fd, signal.SIGKILL)
-            select.select([fd], [], [], 10)
-            os.close(fd)
         own = Path("/proc/self/cgroup").read_text().splitlines()
+        places = []
         for line in self.cgroups.splitlines():
             _, controllers, path = line.split(":", 2)
             name = controllers.removeprefix("name=") or ("unified" if (CGROUPS / "unified").exists() else "")
             if line not in own:
-                with contextlib.suppress(OSError):
-                    (CGROUPS / name / path.lstrip("/")).rmdir()
+                places.append(CGROUPS / name / path.lstrip("/"))
+        with contextlib.suppress(ProcessLookupError):
+            fd = os.pidfd_open(self.pid)
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            for place in places:
+                with contextlib.suppress(OSError):  # a frozen process does not end
+                    (place / "freezer.state").write_text("THAWED")
+            select.select([fd], [], [], 10)
+            os.close(fd)
+        for place in places:
+            with contextlib.suppress(OSError):
+                place.rmdir()
 
 
 class Runtime:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
-from fixtures.bundle import NEEDS, bound, capabilities, spec, with_mounts, with_process, without
+from fixtures.bundle import NEEDS, bound, capabilities, spec, with_mounts, with_namespace, with_process, without
 from fixtures.runtime import RuntimeUnderTest, runtime
 from fixtures.wait import until
 
-from capsa.oci.runtime import Mount, Root
+from capsa.oci.runtime import IDMapping, Mount, Root
 
 pytestmark = NEEDS
 
@@ -70,6 +71,52 @@ def test_mounts_have_the_names_and_the_order_of_the_specification(oci: RuntimeUn
     assert [line[4] for line in lines] == ["/dev/shm", "/first", "/second", "/third"]
     assert [line[-2] for line in lines if line[-3] == "tmpfs"] == ["shm", "a\\040name", "tmpfs"]
     assert "no effect on the bind mount at /second: mode" in log.read_text()
+
+
+@pytest.mark.parametrize("kind", ["rprivate", "rslave"])
+def test_the_propagation_of_the_root_leaves_that_of_mounts_alone(oci: RuntimeUnderTest, kind: str) -> None:
+    place = oci.base / "shared"
+    place.mkdir()
+    subprocess.run(["mount", "--bind", str(place), str(place)], check=True)
+    try:
+        subprocess.run(["mount", "--make-shared", str(place)], check=True)
+        wanted = spec("grep -E ' /(plain|peer)? ' /proc/self/mountinfo", rootfs_propagation=kind)
+        oci.write(with_mounts(wanted, bound(place, "/plain"), bound(place, "/peer", "rshared")))
+        lines = {line.split(" ")[4]: line for line in oci("run", "box").stdout.splitlines()}
+    finally:
+        subprocess.run(["umount", "-R", str(place)], check=True)
+    assert "shared:" in lines["/peer"] and "shared:" not in lines["/plain"] and "shared:" not in lines["/"]
+
+
+def test_of_two_variables_of_one_name_the_last_one_counts(oci: RuntimeUnderTest) -> None:
+    words = ["PATH=/sbin", "A=1", "PATH=/bin", "A=2"]
+    oci.write(with_process(spec(["env"]), env=words))
+    assert oci("run", "box").stdout.splitlines() == ["PATH=/bin", "A=2", "HOME=/root"]
+    oci.write(with_process(spec("sleep 1000"), env=words))
+    oci.create()
+    oci("start", "box")
+    assert oci("exec", "--env", "A=3", "box", "env").stdout.splitlines() == ["PATH=/bin", "A=3", "HOME=/root"]
+
+
+def test_devices_in_a_user_namespace_are_mounts_without_privileges(oci: RuntimeUnderTest) -> None:
+    ids = [IDMapping(container_id=0, host_id=100000, size=65536)]
+    wanted = spec("grep ' /dev/null ' /proc/self/mountinfo; echo x >/dev/null", uid_mappings=ids, gid_mappings=ids)
+    oci.write(with_namespace(wanted, "user"))
+    assert {"nosuid", "noexec"} <= set(oci("run", "box").stdout.split(" ")[5].split(","))
+
+
+def test_two_domain_names_are_one_too_many(oci: RuntimeUnderTest) -> None:
+    for name, code in (("here.example", 0), ("there.example", 1)):
+        wanted = spec("cat /proc/sys/kernel/domainname", sysctl={"kernel.domainname": name})
+        oci.write(msgspec.structs.replace(wanted, domainname="here.example"))
+        done = oci("run", "box", check=False)
+        assert done.returncode == code and ("two domain names" in done.stderr) == bool(code)
+
+
+def test_a_log_that_cannot_be_written_is_said_first(oci: RuntimeUnderTest) -> None:
+    done = oci("--log", str(oci.base / "no" / "log"), "run", "box", check=False)
+    assert done.returncode == 1 and "cannot write to the log" in done.stderr
+    assert not oci.traces()
 
 
 def test_a_working_directory_is_made_before_the_root_becomes_read_only(oci: RuntimeUnderTest) -> None:

@@ -143,6 +143,9 @@ def _check(spec: Spec, path: str) -> None:
         raise InvalidArgument(f"{path} has no process: nothing could be started")
     if spec.root is None:
         raise InvalidArgument(f"{path} has no root: name the root file system")
+    name = (spec.linux.sysctl if spec.linux is not None else {}).get("kernel.domainname", spec.domainname)
+    if spec.domainname and name != spec.domainname:
+        raise InvalidArgument(f"{path} has two domain names: {spec.domainname!r}, and {name!r} as a sysctl")
     for other in ("windows", "solaris", "vm"):
         if getattr(spec, other) is not None:
             raise Unsupported(f"{path} is for another platform: it has a section {other!r}")

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 
+from capsa.errors import CapsaError
 from capsa.runtime.verb import PROGRAM
 
 
@@ -18,6 +19,13 @@ class Log:
         self._path = path
         self._json = form == "json"
         self._debug = debug
+
+    def check(self) -> None:
+        """Say early that it cannot be written to: nobody would learn of what follows. Raises `CapsaError`."""
+        if self._path is not None:
+            directory = os.path.dirname(self._path) or "."
+            if not os.access(self._path if os.path.exists(self._path) else directory, os.W_OK):
+                raise CapsaError(f"cannot write to the log {self._path}: name a file in a directory that is there")
 
     def error(self, message: str) -> None:
         """The call has failed."""

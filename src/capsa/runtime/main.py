@@ -118,6 +118,7 @@ def settings_of(given: Options, log: Log) -> Settings:
 def dispatch(given: Options) -> int:
     """Do what was asked for; returns the exit code. Raises `UsageError`; any other failure is said in the log."""
     log = log_of(given)
+    log.check()
     settings = settings_of(given, log)
     name = given.arguments[0]
     if name not in LIGHT:

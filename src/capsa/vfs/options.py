@@ -103,7 +103,7 @@ def parse(path: str, words: Sequence[str]) -> Parsed:
             if deep and field not in below:
                 below.append(field)
         elif word in ("bind", "rbind"):
-            found.bind = word
+            found.bind = max(found.bind, word)  # what lies below stays asked for
         elif word == "remount":
             found.again = True
         elif word in _PROPAGATION:

@@ -40,6 +40,7 @@ def borrow(device: DeviceNode, directory: int, name: str) -> None:
         )
         if not same:
             raise failed("mknod", device.path, errno.EPERM)
+        mount.attributes(host, set=mount.ATTR_NOSUID | mount.ATTR_NOEXEC)  # as those of /dev
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         os.close(os.open(name, flags, 0o666, dir_fd=directory))
         target = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)

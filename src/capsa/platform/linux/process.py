@@ -231,10 +231,14 @@ def _inside(path: str) -> None:
 
 
 def environment(process: Process) -> list[str]:
-    """``env`` with HOME added if it is missing, from the container's /etc/passwd."""
-    if any(word.startswith("HOME=") for word in process.env):
-        return process.env
-    return [*process.env, f"HOME={_home(process.user.uid)}"]
+    """``env`` with HOME added if it is missing, from the container's /etc/passwd; of equal names the last one counts.
+
+    Programs would take the first one, and ``exec --env`` could change nothing that the container has.
+    """
+    found = {word.partition("=")[0]: word for word in process.env}
+    if "HOME" not in found:
+        found["HOME"] = f"HOME={_home(process.user.uid)}"
+    return list(found.values())
 
 
 def _home(uid: int) -> str:

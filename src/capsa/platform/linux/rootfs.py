@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from capsa.errors import CapsaError, LaunchFailed, Unsupported, reason
-from capsa.platform.linux import copyup, devices, inroot
+from capsa.platform.linux import copyup, devices, inroot, sources
 from capsa.platform.linux.cgroup import Mount as CgroupMount
 from capsa.sys import mount
 from capsa.sys import path as paths
@@ -23,6 +23,7 @@ from capsa.sys.call import failed
 from capsa.vfs import linux as steps
 from capsa.vfs.tree import IDRange
 
+_RECEIVING = (mount.MS_PRIVATE, mount.MS_SLAVE)
 IDMap = tuple[tuple[IDRange, ...], tuple[IDRange, ...]]
 
 # What may be mounted on inside proc: files that tell about the machine, which lxcfs and its like replace. Everything
@@ -34,11 +35,6 @@ _PROC_FILES = frozenset(
         *("sys/kernel/ns_last_pid", "sys/crypto/fips_enabled"),
     )
 )
-
-
-# Equal files of different layers are one inode: with an index, overlayfs would take a write to one for a write to all.
-# The others would leave upper directories that only overlayfs can read.
-_OVERLAY = ",index=off,metacopy=off,redirect_dir=off"
 
 
 class Rootfs:
@@ -118,8 +114,9 @@ class Rootfs:
     def build(self) -> None:
         """Everything up to the hooks."""
         for number, step in enumerate(self.plan):
-            if number == 0 and self.root >= 0:
-                self._named(step, self._place_root, step)
+            if number == 0:
+                self._named(step, self._place_root if self.root >= 0 else self._do[type(step)], step)
+                self._set_apart()
             elif not isinstance(step, steps.LATE):
                 self._number = number
                 self._named(step, self._do[type(step)], step)
@@ -200,46 +197,7 @@ class Rootfs:
         return os.open("/", flags)
 
     def _union(self, step: steps.Union) -> None:
-        self.root = self._overlay(step.chains, step.upper, step.work)
-
-    @staticmethod
-    def _overlay(chains: Sequence[Sequence[str]], upper: str = "", work: str = "") -> int:
-        """The merged directory; mounted at the upper directory, or at the topmost layer where there is none.
-
-        Overlayfs gets its layers as numbers below /proc/self/fd, so any number of them fits into one page.
-        """
-        where = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        opened: list[int] = []
-        merged: int | None = None
-        try:
-            os.chdir("/proc/self/fd")
-            for number, chain in enumerate(chains):
-                opened = [os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for layer in chain]
-                lower = [str(fd) for fd in reversed(opened)]
-                place, on = opened[-1], chain[-1]
-                if merged is not None:
-                    opened.append(merged)
-                    lower.append(str(merged))
-                data = "lowerdir=" + ":".join(lower) + _OVERLAY
-                last = number == len(chains) - 1
-                if last and upper:
-                    opened += [os.open(each, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for each in (upper, work)]
-                    data += f",upperdir={opened[-2]},workdir={opened[-1]}"
-                    place, on = opened[-2], upper
-                mount.mount("overlay", str(place), "overlay", 0 if last and upper else mount.MS_RDONLY, data)
-                merged = os.open(on, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                if paths.file_system(merged) != paths.OVERLAYFS_SUPER_MAGIC:
-                    raise failed("open", on, errno.ESTALE)
-                for fd in opened:
-                    os.close(fd)
-                opened = []
-            os.fchdir(where)
-        finally:
-            os.close(where)
-            for fd in opened:
-                os.close(fd)
-        assert merged is not None
-        return merged
+        self.root = sources.overlay(step.chains, step.upper, step.work)
 
     # ---- mounts ----
 
@@ -309,10 +267,10 @@ class Rootfs:
         """Open the source of a bind, or the layers of an image, as a detached mount."""
         step = self.plan[number]
         if isinstance(step, steps.Stack):
-            self._taken[number] = self._stack(step)
+            self._taken[number] = sources.stack(step.chains, step.subdir)
             return
         assert isinstance(step, steps.Attach)
-        source = _inside(step.source, step.subdir, recursive=step.recursive)
+        source = sources.inside(step.source, step.subdir, recursive=step.recursive)
         self._taken[number] = source
         if step.uid_map:
             fd = self._id_maps[step.uid_map, step.gid_map]
@@ -323,20 +281,12 @@ class Rootfs:
                     raise
                 raise Unsupported(f"this kernel cannot map the ids of {step.source}: not on its file system") from error
 
-    def _stack(self, step: steps.Stack) -> int:
-        merged = self._overlay(step.chains)
-        try:
-            return _beneath(merged, step.subdir)
-        finally:
-            os.close(merged)
-            mount.umount(step.chains[-1][-1])
-
     def _attach(self, step: steps.Attach | steps.Stack) -> None:
         if self._number not in self._taken:
             self._take(self._number)
         source = self._taken.pop(self._number)
         if isinstance(step, steps.Attach) and step.early:
-            source = _renewed(source, recursive=step.recursive)
+            source = sources.renewed(source, recursive=step.recursive)
         try:
             target = self._target(step.path, directory=stat.S_ISDIR(os.fstat(source).st_mode))
             try:
@@ -487,39 +437,18 @@ class Rootfs:
     def _seal(self, step: steps.Seal) -> None:
         mount.attributes(self.root, set=mount.ATTR_RDONLY)
 
+    def _set_apart(self) -> None:
+        """A root that is to be private or a slave is so with all below before anything is mounted on it.
+
+        What is mounted then has the propagation that is asked for it, or is private anyway.
+        """
+        for step in self.plan:
+            if isinstance(step, steps.Propagate) and step.recursive and step.propagation in _RECEIVING:
+                self._named(step, self._spread, step)
+
+    def _spread(self, step: steps.Propagate) -> None:
+        mount.attributes(self.root, propagation=step.propagation, recursive=True)
+
     def _propagate(self, step: steps.Propagate) -> None:
-        mount.attributes(mount.AT_FDCWD, propagation=step.propagation, recursive=step.recursive, path="/")
-
-
-def _renewed(mounted: int, *, recursive: bool) -> int:
-    """A copy of a detached mount in its place: the kernel lists mounts by age, and readers expect the order of setup.
-
-    Kernels before 6.15 cannot do that; those before 6.8 list them by the time of attachment.
-    """
-    try:
-        copy = mount.clone("", at=mounted, recursive=recursive)
-    except OSError:
-        return mounted
-    os.close(mounted)
-    return copy
-
-
-def _inside(source: str, subdir: str, *, recursive: bool) -> int:
-    """A detached copy of the mount at ``source``, or of what ``subdir`` in it is at this moment."""
-    if not subdir:
-        return mount.clone(source, recursive=recursive)
-    top = os.open(source, os.O_PATH | os.O_CLOEXEC)
-    try:
-        return _beneath(top, subdir, recursive=recursive)
-    finally:
-        os.close(top)
-
-
-def _beneath(top: int, subdir: str, *, recursive: bool = False) -> int:
-    if not subdir:
-        return mount.clone("", at=top, recursive=recursive)
-    found = paths.open_in_root(top, subdir, os.O_PATH)
-    try:
-        return mount.clone("", at=found, recursive=recursive)
-    finally:
-        os.close(found)
+        recursive = step.recursive and step.propagation not in _RECEIVING  # see `_set_apart`
+        mount.attributes(mount.AT_FDCWD, propagation=step.propagation, recursive=recursive, path="/")
