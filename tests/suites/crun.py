@@ -77,6 +77,7 @@ def main() -> int:
             programs,
             lambda runtime: {"OCI_RUNTIME": str(runtime.script), "INIT": str(inner), "PYTHONPATH": str(STAND_INS)},
             inside=True,
+            cgroups=["test"],
             script={"crun": "", "": WORDS},
         )
 

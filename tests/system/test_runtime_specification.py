@@ -15,6 +15,7 @@ from fixtures.runtime import RuntimeUnderTest, runtime
 from fixtures.wait import until
 
 from capsa.oci.runtime import IDMapping, Mount, Root
+from capsa.platform.linux.cgroup import Cgroup, layout
 
 pytestmark = NEEDS
 
@@ -117,6 +118,18 @@ def test_a_log_that_cannot_be_written_is_said_first(oci: RuntimeUnderTest) -> No
     done = oci("--log", str(oci.base / "no" / "log"), "run", "box", check=False)
     assert done.returncode == 1 and "cannot write to the log" in done.stderr
     assert not oci.traces()
+
+
+def test_cgroups_above_the_containers_go_with_it_if_they_came_with_it(oci: RuntimeUnderTest) -> None:
+    place = f"/{oci.parent}/there/made/too/box"
+    there = Cgroup.create(f"/{oci.parent}/there", None)
+    try:
+        for fails in (False, True):
+            oci.write(spec(["nothing-like-it"] if fails else "true", cgroups_path=place))
+            assert oci("run", "box", check=False).returncode == int(fails)
+            assert there.exists() and not Cgroup(f"/{oci.parent}/there/made", layout()).exists()
+    finally:
+        there.remove()
 
 
 def test_a_working_directory_is_made_before_the_root_becomes_read_only(oci: RuntimeUnderTest) -> None:

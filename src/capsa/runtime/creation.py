@@ -104,6 +104,7 @@ def _create(
         with container.locked():
             record = _record(container, bundle, spec)
             record.cgroup, record.unit = _place(settings, container, spec)
+            record.above = "" if record.unit else _above(record.cgroup)
             undo.push(lambda _kind, error, _trace: _ended(settings, container, error))
             container.save(record)  # what is made from here on can be found if this process is killed
             cgroup = _group(record, spec, undo)
@@ -209,6 +210,13 @@ def _place(settings: Settings, container: Container, spec: Spec) -> tuple[str, s
     return normalised(path or f"/{DEFAULT_PARENT}/{container.id}"), ""
 
 
+def _above(path: str) -> str:
+    """The topmost cgroup that goes with the one at ``path``."""
+    from capsa.runtime import ancestors
+
+    return f"/{DEFAULT_PARENT}" if path.startswith(f"/{DEFAULT_PARENT}/") else ancestors.missing(path)
+
+
 def _group(record: Record, spec: Spec, undo: contextlib.ExitStack) -> Cgroup:
     """The container's cgroup, made as ``record`` says."""
     from capsa.platform.linux.cgroup import Cgroup
@@ -216,7 +224,7 @@ def _group(record: Record, spec: Spec, undo: contextlib.ExitStack) -> Cgroup:
     resources = spec.linux.resources if spec.linux is not None else None
     # Callers expect it to be in all hierarchies: podman mounts that of systemd, statistics are read of them.
     cgroup = Cgroup.create(record.cgroup, resources, everywhere=True)
-    undo.callback(_remove, cgroup)
+    undo.callback(_remove, cgroup, record.above)
     return cgroup
 
 
@@ -234,14 +242,13 @@ def _expose(container: Container, record: Record, spec: Spec, undo: contextlib.E
 DEFAULT_PARENT = "capsa-runtime"
 
 
-def _remove(cgroup: Cgroup) -> None:
-    from capsa.platform.linux.cgroup import remove_parent
+def _remove(cgroup: Cgroup, above: str) -> None:
+    from capsa.runtime import ancestors
 
     with contextlib.suppress(CapsaError):
         cgroup.kill()
         cgroup.remove()
-        if cgroup.path.startswith(f"/{DEFAULT_PARENT}/"):
-            remove_parent(f"/{DEFAULT_PARENT}")
+        ancestors.remove(cgroup.path, above)
 
 
 def _birth(

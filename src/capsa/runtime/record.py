@@ -14,12 +14,13 @@ class Record:
     """One container.
 
     ``began`` is when process ``pid`` began, in ticks after the machine's start: a pid alone may be another process's by
-    now; both are 0 while it is being made. ``cgroup`` is its path, ``freezer`` the file that tells whether it is
-    paused, ``unit`` the systemd scope, ``exposed`` the id of its root's mount if that is on the host
-    (`platform.linux.shared_mounts`). ``told`` is the JSON object of its state without ``pid`` and ``status``.
+    now; both are 0 while it is being made. ``cgroup`` is its path, ``above`` the topmost cgroup above it that was made
+    for it, ``freezer`` the file that tells whether it is paused, ``unit`` the systemd scope, ``exposed`` the id of its
+    root's mount if that is on the host (`platform.linux.shared_mounts`). ``told`` is the JSON object of its state
+    without ``pid`` and ``status``.
     """
 
-    __slots__ = ("began", "bundle", "cgroup", "created", "exposed", "freezer", "pid", "rootfs", "told", "unit")
+    __slots__ = ("above", "began", "bundle", "cgroup", "created", "exposed", "freezer", "pid", "rootfs", "told", "unit")
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class Record:
         freezer: str = "",
         unit: str = "",
         exposed: str = "",
+        above: str = "",
         pid: int = 0,
         began: int = 0,
     ) -> None:
@@ -43,6 +45,7 @@ class Record:
         self.freezer = freezer
         self.unit = unit
         self.exposed = exposed
+        self.above = above
         self.pid = pid
         self.began = began
 

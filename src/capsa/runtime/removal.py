@@ -54,12 +54,10 @@ def remove(settings: Settings, container: Container, *, force: bool) -> None:
         from capsa.platform.linux import shared_mounts
 
         shared_mounts.withdraw(container.record.rootfs, int(container.record.exposed))
-    from capsa.runtime.creation import DEFAULT_PARENT
+    if container.record.above:
+        from capsa.runtime import ancestors
 
-    if cgroup.path.startswith(f"/{DEFAULT_PARENT}/"):
-        from capsa.platform.linux.cgroup import remove_parent
-
-        remove_parent(f"/{DEFAULT_PARENT}")
+        ancestors.remove(cgroup.path, container.record.above)
     if status != "creating":
         after(settings, container)
     container.remove()

@@ -205,7 +205,7 @@ def try_directory(path: str, make: bool) -> bool:
 
 def _no_directory(path: str, error: OSError) -> LaunchFailed:
     code = 127 if error.errno == errno.ENOENT else 126
-    return LaunchFailed(f"cannot use {path} as working directory: {reason(error)}", code)
+    return LaunchFailed(f"cannot use {path} as working directory: {reason(error)} (chdir)", code)
 
 
 def change_directory(path: str) -> None:
