@@ -64,7 +64,7 @@ def program(path: Path) -> Program:
 
 
 def main() -> int:
-    """Run them; 1 if the first runtime fails in what another one does not."""
+    """Run them; 1 if the first runtime fails in what another one passes."""
     chosen = options("crun's tests against OCI runtimes").parse_args()
     chosen.checkout = chosen.checkout.resolve()
     programs = [program(path) for path in sorted(chosen.checkout.glob("tests/test_*.py"))]

@@ -23,7 +23,7 @@ CGROUPS = ["cgrouptest", "testdir"]
 
 
 def main() -> int:
-    """Run them; 1 if the first runtime fails in what another one does not."""
+    """Run them; 1 if the first runtime fails in what another one passes."""
     chosen = options("runtime-tools' validation programs against OCI runtimes").parse_args()
     chosen.checkout = chosen.checkout.resolve()
     if not (chosen.checkout / "runtimetest").exists():

@@ -52,6 +52,10 @@ class Outcome(NamedTuple):
         """How many tests had this result."""
         return sum(line.result == result for line in self.lines)
 
+    def passed(self) -> Counter[str]:
+        """What was ok or left out, by what it is about."""
+        return Counter(line.about for line in self.lines if line.result in ("ok", "skip"))
+
     def failures(self) -> Counter[str]:
         """What was not ok, by what it is about; a program that did not come to its end counts as a test."""
         failed = Counter(line.about for line in self.lines if line.result == "not ok")
@@ -181,7 +185,7 @@ def compare(
     cgroups: Sequence[str] = (),
     script: Mapping[str, str] | None = None,
 ) -> int:
-    """Run ``programs`` for each runtime, print the table; 1 where the first one fails in what another one does not.
+    """Run ``programs`` for each runtime, print the table; 1 where the first one fails in what another one passes.
 
     ``inside``: they run in a directory of ours, not in the checkout. ``cgroups``: those that the programs name, removed
     if they are left. ``script``: see `Runtime`, by the runtime's name, ``""`` for those that are not in it.
@@ -206,12 +210,15 @@ def compare(
     if chosen.json:
         chosen.json.write_text(json.dumps(_plain(results), indent=1) + "\n")
     print(table(results))
-    first, *others = results.values()
-    return int(any(_worse(first[name], [other[name] for other in others]) for name in first))
-
-
-def _worse(ours: Outcome, others: Sequence[Outcome]) -> bool:
-    return any(ours.failures() - other.failures() for other in others) or (not others and bool(ours.failures()))
+    first, *others = results
+    behind = [
+        f"ok with {other}, and not with {first}: {name}: {about}"
+        for other in others
+        for name in results[other]
+        for about in results[other][name].passed() - results[first][name].passed()
+    ]
+    print(*behind, sep="\n", end="\n" if behind else "")
+    return int(bool(behind))
 
 
 @contextlib.contextmanager
