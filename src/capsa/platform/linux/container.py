@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from capsa.errors import CapsaError, InvalidArgument, LaunchFailed, Unsupported, reason
-from capsa.oci.runtime import Hooks, Linux, Process, Rlimit, Spec
+from capsa.oci.runtime import Hooks, Linux, Process, Spec
 from capsa.platform.linux import (
     birth,
     capabilities,
@@ -32,6 +30,7 @@ from capsa.platform.linux import (
 )
 from capsa.platform.linux.cgroup import Cgroup
 from capsa.platform.linux.channel import Channel, Gone
+from capsa.platform.linux.newborn import Birth as Birth
 from capsa.platform.linux.process import limit
 from capsa.sys import namespace
 from capsa.sys import process as calls
@@ -46,133 +45,6 @@ if TYPE_CHECKING:
 
 Streams = tuple[int, int, int]
 StrPath = str | os.PathLike[str]
-
-
-class Birth:
-    """A process that is set up and waits to execute its program.
-
-    ``pid`` is its id on the host; it is the caller's child. ``console`` is the master side of its terminal, if it has
-    one; closing it is up to the caller, once `start` has returned. ``end`` is a pidfd of a sibling:
-    its parent may have taken notice of its end at any time, and its pid may be somebody else's then. ``names`` are the
-    sockets of its name service.
-    """
-
-    def __init__(self, pid: int, channel: Channel, undo: Callable[[], None]) -> None:
-        self.pid = pid
-        self.console: int | None = None
-        self.end: int | None = None
-        self.names: list[int] = []
-        self._channel = channel
-        self._undo = undo
-        self._after: Callable[[], None] = lambda: None
-        self._listener: Callable[[int], None] = os.close
-        self._filter: seccomp.Filter | None = None
-        self._told = False
-        self.ready = False
-        self.limits: list[Rlimit] | None = None
-        self.devices: netdevices.NetDevices | None = None
-
-    def fileno(self) -> int:
-        """Readable when `advance` has something to do."""
-        return self._channel.fileno()
-
-    def advance(self) -> bool:
-        """Take the next word of the process; ``ready`` once it is set up, True when it executes its program.
-
-        Raises `LaunchFailed`; `abort` has to follow then.
-        """
-        message, fd = self._channel.receive()
-        if message is None:
-            return True
-        if message.word == "console":
-            self.console = fd
-        elif message.word == "listener" and fd is not None:
-            self._listener(fd)
-        elif message.word == "created":
-            self.ready = True
-            if self.limits is not None:
-                limit(self.limits, self.pid)  # to raise one takes the host's privileges
-                if self.end is not None:
-                    self.tell()
-        return False
-
-    def last_words(self) -> NoReturn:
-        """It has ended: raises the failure that it left behind, or `Gone`."""
-        self._channel.last_words()
-
-    def close(self) -> None:
-        """It executes its program: nothing more to be said."""
-        self._channel.close()
-        if self.devices is not None:
-            self.devices.close()
-
-    def tell(self) -> None:
-        """Say that it may execute its program once it is set up; `start` has to follow."""
-        self._told = True
-        with contextlib.suppress(Gone):  # it was killed meanwhile: that will be its exit code
-            known = self._filter or seccomp.Filter(b"")
-            self._channel.send("start", known.flags, known.code)
-
-    def start(self) -> None:
-        """Let it execute; then run the poststart hooks.
-
-        Raises `LaunchFailed` with code 126, 127 or 128; then nothing is left of it, as after `abort`.
-        """
-        try:
-            if not self._told:
-                self.tell()
-            while True:
-                message, fd = self._channel.receive()
-                if message is None:
-                    break
-                if message.word == "listener" and fd is not None:
-                    self._listener(fd)
-            self._after()
-        except BaseException:
-            self.abort()
-            raise
-        self.close()
-
-    def abort(self) -> None:
-        """Kill it, wait for its end, undo what was done for it. Harmless if it is gone already."""
-        with contextlib.suppress(ProcessLookupError):
-            if self.end is not None:
-                calls.pidfd_send_signal(self.end, signal.SIGKILL)
-                _until_ended(self.end)
-            else:
-                os.kill(self.pid, signal.SIGKILL)
-                _wait(self.pid)
-        self._channel.close()
-        if self.console is not None:
-            os.close(self.console)
-            self.console = None
-        for fd in self.names:
-            os.close(fd)
-        self.names = []
-        if self.devices is not None:
-            self.devices.give_back()
-        self._undo()
-
-
-def _wait(pid: int) -> None:
-    """Wait for the end of a child, or of a sibling, whose parent may not have taken notice yet."""
-    try:
-        os.waitpid(pid, 0)
-        return
-    except ChildProcessError:
-        pass
-    with contextlib.suppress(OSError):
-        end = calls.pidfd_open(pid)
-        try:
-            _until_ended(end)
-        finally:
-            os.close(end)
-
-
-def _until_ended(process: int) -> None:
-    poll = select.poll()  # select(2) knows descriptors below 1024 only
-    poll.register(process, select.POLLIN)
-    poll.poll()
 
 
 def create(
@@ -254,7 +126,7 @@ def create(
     wanted = spec.hooks or Hooks()
     if wanted.poststart:
         told = hooks.state(spec, id, plan.bundle, "running", made.pid)
-        made._after = lambda: hooks.run("poststart", wanted.poststart, told, where=plan.bundle)
+        made.after = lambda: hooks.run("poststart", wanted.poststart, told, where=plan.bundle)
     return made
 
 
@@ -354,7 +226,7 @@ def _clone(
 
 def _attend(made: Birth, plan: birth.Plan, cache: StrPath | None, meanwhile: Callable[[Birth], None] | None) -> None:
     """The caller's part until the child says ``created``."""
-    channel, spec = made._channel, plan.spec
+    channel, spec = made.channel, plan.spec
     if plan.spaces.staged:
         between = made.pid
         made.pid = channel.expect("pid").number
@@ -371,8 +243,8 @@ def _attend(made: Birth, plan: birth.Plan, cache: StrPath | None, meanwhile: Cal
     if plan.interfaces or plan.linux.net_devices:
         channel.send("network")
     if plan.linux.seccomp is not None and plan.linux.seccomp.listener_path:
-        made._listener = _to_agent(spec, plan, made)
-    made._filter = _filter(plan.linux, cache)
+        made.listener = _to_agent(spec, plan, made)
+    made.filter = _filter(plan.linux, cache)
     if meanwhile is not None:
         try:
             made.end = calls.pidfd_open(made.pid)  # before it may execute, and end
@@ -516,7 +388,7 @@ def _enter(
         )
     made = Birth(number, channel, lambda: None)
     made.limits = process.rlimits if "user" in kinds else None
-    made._filter = policy
+    made.filter = policy
     return made
 
 
