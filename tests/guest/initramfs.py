@@ -33,8 +33,45 @@ mkdir -p /root/run/guest /root/run/tmp /root/dev/pts /root/dev/shm /root/dev/mqu
 chmod 1777 /root/run/tmp
 cp /bin/busybox /root/run/guest/modprobe
 cp /second /root/run/guest/second
-exec switch_root /root /run/guest/second
+grep -q capsa.systemd=1 /root/proc/cmdline || exec switch_root /root /run/guest/second
+mkdir -p /root/run/systemd
+rm -f /root/.dockerenv  # where this machine is a container itself
+cp -r /units /root/run/systemd/system
+export SYSTEMD_GENERATOR_PATH=/run/guest/none
+exec switch_root /root /lib/systemd/systemd --unit=guest.target
 """
+
+# With systemd as process 1: the least that there has to be. They hide units of the same name, and none else is started.
+UNITS = {
+    "guest.target": """
+[Unit]
+DefaultDependencies=no
+Requires=guest.service
+""",
+    "guest.service": """
+[Unit]
+DefaultDependencies=no
+Requires=dbus.socket
+After=dbus.socket
+[Service]
+ExecStart=/run/guest/second
+TimeoutStartSec=infinity
+TasksMax=infinity
+""",
+    "dbus.socket": """
+[Unit]
+DefaultDependencies=no
+[Socket]
+ListenStream=/run/dbus/system_bus_socket
+""",
+    "dbus.service": """
+[Unit]
+DefaultDependencies=no
+Requires=dbus.socket
+[Service]
+ExecStart=/usr/bin/dbus-daemon --system --address=systemd: --nofork --nopidfile --nosyslog
+""",
+}
 
 # In the final root; sees the host's programs.
 SECOND = r"""#!/bin/sh
@@ -42,10 +79,13 @@ export PATH=/run/guest:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 exec </dev/null >/dev/console 2>&1
 word() { sed -n "s/.*capsa\.$1=\([^ ]*\).*/\1/p" /proc/cmdline; }
 port() { for p in /sys/class/virtio-ports/*; do [ "$(cat $p/name)" = "$1" ] && echo "/dev/${p##*/}"; done; }
-mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
-mount -t tmpfs -o mode=1777 shm /dev/shm
+if ! grep -q ' /sys/fs/cgroup ' /proc/mounts; then  # systemd has mounted these
+    mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
+    mount -t tmpfs -o mode=1777 shm /dev/shm
+    mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup
+fi
+mkdir -p /dev/mqueue
 mount -t mqueue mqueue /dev/mqueue
-mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup
 mkdir -p /usr/lib/modules
 mount --bind "$(word modules)" /usr/lib/modules
 echo /run/guest/modprobe > /proc/sys/kernel/modprobe
@@ -68,11 +108,13 @@ def initramfs(kernel: Kernel) -> bytes:
         raise NoGuest("needs Debian's busybox-static")
     order = kernel.with_dependencies(MODULES)
     archive = _Cpio()
-    for directory in ("bin", "modules"):
+    for directory in ("bin", "modules", "units"):
         archive.add(directory, b"", 0o040755)
     archive.add("bin/busybox", Path(busybox).read_bytes(), 0o100755)
     archive.add("init", INIT.encode(), 0o100755)
     archive.add("second", SECOND.encode(), 0o100755)
+    for name, text in UNITS.items():
+        archive.add(f"units/{name}", text.encode(), 0o100644)
     archive.add("modules/order", " ".join(order).encode(), 0o100644)
     for name in order:
         archive.add(f"modules/{name}.ko", kernel.module(name), 0o100644)

@@ -78,8 +78,11 @@ def prepare() -> tuple[Kernel, Path]:
     return found, path
 
 
-def run(command: str, timeout: float, memory: int, cpus: int) -> int:
-    """Boot, run a shell command, return its exit code; ``memory`` in MiB, ``timeout`` in seconds for all of it."""
+def run(command: str, timeout: float, memory: int, cpus: int, more: str = "") -> int:
+    """Boot, run a shell command, return its exit code; ``memory`` in MiB, ``timeout`` in seconds for all of it.
+
+    ``more``: further words for the kernel.
+    """
     booted, archive = prepare()
     # Below /var/tmp, as the guest has a /run of its own; the socket's path has to be short.
     with tempfile.TemporaryDirectory(prefix="capsa-guest-", dir="/var/tmp") as directory:
@@ -95,9 +98,8 @@ def run(command: str, timeout: float, memory: int, cpus: int) -> int:
                     f"guest: virtiofsd did not start: {(work / 'virtiofsd.log').read_text().strip()}", file=sys.stderr
                 )
                 return GUEST_FAILED
-            words = (
-                f"console=ttyS0 quiet panic=-1 mitigations=off capsa.run={work} capsa.modules={booted.modules.parent}"
-            )
+            words = f"console=ttyS0 quiet panic=-1 mitigations=off {more}"
+            words += f" capsa.run={work} capsa.modules={booted.modules.parent}"
             # One thread for all processors: with several, QEMU's translator now and then runs code that the guest's
             # kernel is just patching (static keys), which kills it.
             machine = subprocess.Popen(
@@ -194,6 +196,10 @@ def main() -> int:
     parser.add_argument(
         "--check", action="store_true", help="only say whether a guest can be had (fetching the kernel)"
     )
+    parser.add_argument(
+        "--systemd", action="store_true", help="this machine's systemd as process 1, the command as a service of it"
+    )
+    parser.add_argument("--append", default="", metavar="WORDS", help="more on the kernel's command line")
     parser.add_argument("command", nargs="*", help="what to run (with a single word: a shell script)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -202,7 +208,8 @@ def main() -> int:
             print(prepare()[0].version)
             return 0
         command = arguments.command[0] if len(arguments.command) == 1 else shlex.join(arguments.command)
-        return run(command, arguments.timeout, arguments.memory, arguments.cpus)
+        more = f"{arguments.append} {'capsa.systemd=1' if arguments.systemd else ''}"
+        return run(command, arguments.timeout, arguments.memory, arguments.cpus, more)
     except NoGuest as error:
         print(f"guest: {error}", file=sys.stderr)
         return GUEST_FAILED

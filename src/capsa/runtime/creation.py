@@ -15,6 +15,8 @@ from capsa.runtime.verb import Verb
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from capsa.cli.options import Options
     from capsa.oci.runtime import Spec
     from capsa.platform.linux.cgroup import Cgroup
@@ -107,10 +109,10 @@ def _create(
             record.above = "" if record.unit else _above(record.cgroup)
             undo.push(lambda _kind, error, _trace: _ended(settings, container, error))
             container.save(record)  # what is made from here on can be found if this process is killed
-            cgroup = _group(record, spec, undo)
-            _expose(container, record, spec, undo)
-            birth = _birth(settings, options, container, spec, bundle, cgroup, keep)
-            undo.callback(birth.abort)
+            with _group(record, container, spec, undo) as cgroup:
+                _expose(container, record, spec, undo)
+                birth = _birth(settings, options, container, spec, bundle, cgroup, keep)
+                undo.callback(birth.abort)
             record.freezer = cgroup.freezer()
             master: int | None = None
             if birth.console is not None:
@@ -202,11 +204,14 @@ def _record(container: Container, bundle: str, spec: Spec) -> Record:
 
 def _place(settings: Settings, container: Container, spec: Spec) -> tuple[str, str]:
     """The path of the container's cgroup, and the systemd scope that it belongs to."""
+    if settings.systemd:
+        from capsa.runtime import unit
+
+        scope = unit.place(spec, container.id)
+        return scope.path, scope.unit
     from capsa.platform.linux.cgroup import normalised
 
     path = spec.linux.cgroups_path if spec.linux is not None else ""
-    if settings.systemd:
-        raise Unsupported("--systemd-cgroup is not there yet: leave it out")
     return normalised(path or f"/{DEFAULT_PARENT}/{container.id}"), ""
 
 
@@ -217,15 +222,23 @@ def _above(path: str) -> str:
     return f"/{DEFAULT_PARENT}" if path.startswith(f"/{DEFAULT_PARENT}/") else ancestors.missing(path)
 
 
-def _group(record: Record, spec: Spec, undo: contextlib.ExitStack) -> Cgroup:
+@contextlib.contextmanager
+def _group(record: Record, container: Container, spec: Spec, undo: contextlib.ExitStack) -> Iterator[Cgroup]:
     """The container's cgroup, made as ``record`` says."""
     from capsa.platform.linux.cgroup import Cgroup
 
+    if record.unit:
+        from capsa.runtime import unit
+
+        with unit.made(spec, container.id, undo) as cgroup:
+            undo.callback(_remove, cgroup, record.above)
+            yield cgroup
+        return
     resources = spec.linux.resources if spec.linux is not None else None
     # Callers expect it to be in all hierarchies: podman mounts that of systemd, statistics are read of them.
     cgroup = Cgroup.create(record.cgroup, resources, everywhere=True)
     undo.callback(_remove, cgroup, record.above)
-    return cgroup
+    yield cgroup
 
 
 def _expose(container: Container, record: Record, spec: Spec, undo: contextlib.ExitStack) -> None:

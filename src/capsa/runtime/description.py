@@ -127,7 +127,7 @@ def known() -> dict[str, Any]:
         "linux": {
             "namespaces": sorted(namespace.FLAGS),
             "capabilities": list(capabilities.NAMES),
-            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
+            "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": False, "rdma": True},
             "seccomp": {"enabled": True, **seccomp_compile.known()},
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},

@@ -59,7 +59,12 @@ def update(settings: Settings, options: Options) -> int:
         if container.status() == "stopped":
             raise Conflict(f"cannot update container {container.id}: it has ended")
         interpret(wanted, container.spec.oci_version)
-        container.cgroup().update(wanted)
+        if name := container.record.unit:
+            from capsa.runtime import unit
+
+            unit.update(container.cgroup(), name, wanted)
+        else:
+            container.cgroup().update(wanted)
     return 0
 
 

@@ -49,6 +49,10 @@ def remove(settings: Settings, container: Container, *, force: bool) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(container.record.pid, signal.SIGKILL)
     _await_end(container)
+    if container.record.unit:
+        from capsa.runtime import unit
+
+        unit.stop(container.record.unit)
     cgroup.remove()
     if container.record.exposed:
         from capsa.platform.linux import shared_mounts

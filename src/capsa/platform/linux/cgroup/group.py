@@ -110,20 +110,33 @@ class Cgroup:
         An empty cgroup of that name is replaced; one with processes or sub-cgroups is a `Conflict`.
         """
         cgroup = cls(path, where or layout())
+        cgroup._create(resources, everywhere=everywhere, taken=False)
+        return cgroup
+
+    @classmethod
+    def take(cls, path: str, resources: Resources | None = None, where: Layout | None = None) -> Cgroup:
+        """`create`, everywhere, for one that a service manager has made: what is there of it stays, with its processes.
+
+        Raises `NotFound` where nothing is.
+        """
+        cgroup = cls.open(path, where)
+        cgroup._create(resources, everywhere=True, taken=True)
+        return cgroup
+
+    def _create(self, resources: Resources | None, *, everywhere: bool, taken: bool) -> None:
         made: list[str] = []
         try:
-            for hierarchy in cgroup.layout.all:
-                if everywhere or hierarchy.joined:
-                    cgroup._make(hierarchy, made)
-            settings = plan(resources, cgroup.layout, lambda file: None) if resources is not None else []
-            cgroup._apply(settings, made)
-            cgroup._limit_devices(resources or Resources(), fresh=True)
+            for hierarchy in self.layout.all:
+                if (everywhere or hierarchy.joined) and not (taken and os.path.isdir(self.directory(hierarchy))):
+                    self._make(hierarchy, made)
+            settings = plan(resources, self.layout, lambda file: None) if resources is not None else []
+            self._apply(settings, made)
+            self._limit_devices(resources or Resources(), fresh=True)
         except BaseException:
-            cgroup.close()
+            self.close()
             for directory in reversed(made):
                 files.rmdir(directory)
             raise
-        return cgroup
 
     @classmethod
     def open(cls, path: str, where: Layout | None = None) -> Cgroup:
@@ -176,7 +189,7 @@ class Cgroup:
     def update(self, resources: Resources) -> None:
         """Apply other limits; what ``resources`` does not mention stays. After an error all is as before."""
         with_devices = bool(resources.devices)
-        settings = plan(resources, self.layout, self._read)
+        settings = plan(resources, self.layout, self.read)
         if resources.memory is not None and resources.memory.check_before_update and resources.memory.limit:
             used = self.stats().memory.usage
             if 0 < resources.memory.limit < used:
@@ -191,7 +204,8 @@ class Cgroup:
             files.restore(before)
             raise
 
-    def _read(self, file: str) -> str | None:
+    def read(self, file: str) -> str | None:
+        """What a control file says, in whichever hierarchy has it; ``None`` if none does."""
         for hierarchy in self.layout.all:
             text = files.read(f"{self.directory(hierarchy)}/{file}")
             if text is not None:

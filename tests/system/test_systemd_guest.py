@@ -1,0 +1,25 @@
+"""``--systemd-cgroup`` where systemd runs: in a guest with this machine's own; each test there is one here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+from fixtures import guest
+
+FILES = ("tests/guest/cases_systemd.py",)
+NEEDED = {"systemd": "/lib/systemd/systemd", "dbus": "/usr/bin/dbus-daemon"}
+
+
+@pytest.fixture(scope="module")
+def results() -> guest.Results:
+    missing = [package for package, path in NEEDED.items() if not os.access(path, os.X_OK)]
+    if missing or shutil.which("busctl") is None:
+        pytest.skip(f"needs Debian's {' and '.join(missing or ['systemd'])}")
+    return guest.run(FILES, "--systemd")
+
+
+@pytest.mark.parametrize("test", guest.names(FILES))
+def test_with_systemd(test: str, results: guest.Results) -> None:
+    guest.check(test, results)
