@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capsa.errors import InvalidArgument, Unsupported
@@ -197,6 +197,7 @@ def test_what_is_no_value_is_refused(text: str) -> None:
         variant.parse(text)
 
 
+@settings(deadline=None)
 @given(st.text("[](),'\\\"@asuint64 0x1.e-true<>", max_size=40))
 def test_whatever_stands_there_is_a_value_or_is_refused(text: str) -> None:
     try:

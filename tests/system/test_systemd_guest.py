@@ -1,4 +1,4 @@
-"""``--systemd-cgroup`` where systemd runs: in a guest with this machine's own; each test there is one here."""
+"""``--systemd-cgroup`` and ``checkpoint`` in a guest with this machine's systemd; each test there is one here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import pytest
 from fixtures import guest
 
-FILES = ("tests/guest/cases_systemd.py",)
+FILES = ("tests/guest/cases_systemd.py", "tests/guest/cases_criu.py")
 NEEDED = {"systemd": "/lib/systemd/systemd", "dbus": "/usr/bin/dbus-daemon"}
 
 

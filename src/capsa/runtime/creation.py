@@ -6,9 +6,9 @@ import contextlib
 import os
 import time
 
-from capsa.errors import CapsaError, InvalidArgument, Unsupported, reason
+from capsa.errors import CapsaError, InvalidArgument, NotFound, Unsupported, reason
 from capsa.oci import runtime
-from capsa.runtime import console, removal
+from capsa.runtime import console, removal, streams
 from capsa.runtime.container import Container, process_began
 from capsa.runtime.record import Record
 from capsa.runtime.verb import Verb
@@ -66,7 +66,7 @@ def run(settings: Settings, options: Options) -> int:
         return 0
     code = foreground.wait(container.record.pid, master)
     if not options.switch("keep"):
-        with container.locked():
+        with contextlib.suppress(NotFound), container.locked():  # `checkpoint` may have removed it
             removal.remove(settings, container, force=True)
     return code
 
@@ -83,16 +83,8 @@ def _create(
 
     After a failure nothing is left.
     """
-    bundle = os.path.realpath(options.text("bundle") or ".")
-    path = f"{bundle}/config.json"
-    try:
-        with open(path, "rb") as file:
-            config = file.read()
-    except OSError as error:
-        raise InvalidArgument(f"cannot read {path}: {reason(error)}") from error
-    spec = runtime.loads(config, path)
-    _check(spec, path)
-    assert spec.process is not None and spec.root is not None
+    bundle, config, spec = specification(options)
+    assert spec.process is not None
     if spec.process.terminal and not target and not relayed:
         raise InvalidArgument(
             "the process wants a terminal (process.terminal), and nobody would get it: name a --console-socket"
@@ -104,12 +96,10 @@ def _create(
     with contextlib.ExitStack() as undo:
         undo.callback(container.remove)
         with container.locked():
-            record = _record(container, bundle, spec)
-            record.cgroup, record.unit = _place(settings, container, spec)
-            record.above = "" if record.unit else _above(record.cgroup)
+            record = record_of(settings, container, bundle, spec)
             undo.push(lambda _kind, error, _trace: _ended(settings, container, error))
             container.save(record)  # what is made from here on can be found if this process is killed
-            with _group(record, container, spec, undo) as cgroup:
+            with group(record, container, spec, undo) as cgroup:
                 _expose(container, record, spec, undo)
                 birth = _birth(settings, options, container, spec, bundle, cgroup, keep)
                 undo.callback(birth.abort)
@@ -135,6 +125,20 @@ def _ended(settings: Settings, container: Container, error: BaseException | None
     """The poststop hooks of a container that was begun and taken down again (runtime.md, Lifecycle)."""
     if not isinstance(error, InvalidArgument | Unsupported):  # those are of before the beginning
         removal.after(settings, container)
+
+
+def specification(options: Options) -> tuple[str, bytes, Spec]:
+    """The bundle's directory, its ``config.json`` and what that says; raises `InvalidArgument`, `Unsupported`."""
+    bundle = os.path.realpath(options.text("bundle") or ".")
+    path = f"{bundle}/config.json"
+    try:
+        with open(path, "rb") as file:
+            config = file.read()
+    except OSError as error:
+        raise InvalidArgument(f"cannot read {path}: {reason(error)}") from error
+    spec = runtime.loads(config, path)
+    _check(spec, path)
+    return bundle, config, spec
 
 
 def _check(spec: Spec, path: str) -> None:
@@ -184,7 +188,8 @@ def _open_ones(keep: int) -> int:
     return keep
 
 
-def _record(container: Container, bundle: str, spec: Spec) -> Record:
+def record_of(settings: Settings, container: Container, bundle: str, spec: Spec) -> Record:
+    """What is to be remembered of a container that is about to be made."""
     import msgspec
 
     assert spec.root is not None
@@ -199,7 +204,17 @@ def _record(container: Container, bundle: str, spec: Spec) -> Record:
         "annotations": spec.annotations,
     }
     text = msgspec.json.format(msgspec.json.encode(told), indent=2).decode()
-    return Record(bundle=bundle, rootfs=rootfs, created=created, told=text)
+    cgroup, unit = _place(settings, container, spec)
+    return Record(
+        bundle=bundle,
+        rootfs=rootfs,
+        created=created,
+        told=text,
+        cgroup=cgroup,
+        unit=unit,
+        above="" if unit else _above(cgroup),
+        streams=streams.own(),
+    )
 
 
 def _place(settings: Settings, container: Container, spec: Spec) -> tuple[str, str]:
@@ -223,8 +238,11 @@ def _above(path: str) -> str:
 
 
 @contextlib.contextmanager
-def _group(record: Record, container: Container, spec: Spec, undo: contextlib.ExitStack) -> Iterator[Cgroup]:
-    """The container's cgroup, made as ``record`` says."""
+def group(record: Record, container: Container, spec: Spec, undo: contextlib.ExitStack) -> Iterator[Cgroup]:
+    """The container's cgroup, made as ``record`` says; ``undo`` ends what is in it, and removes it.
+
+    Some process has to be in it when the context is left.
+    """
     from capsa.platform.linux.cgroup import Cgroup
 
     if record.unit:

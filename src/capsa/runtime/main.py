@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from capsa.runtime.verb import Verb
 
 GLOBAL_OPTIONS = f"""
+      --criu string         The program CRIU, for checkpoint and restore (default "criu")
       --debug               Write more to the log
       --log string          Write failures to this file, too
       --log-format string   "text" or "json" (default text)
@@ -30,9 +31,9 @@ GLOBAL_OPTIONS = f"""
       --systemd-cgroup      Have systemd make cgroups: cgroupsPath is SLICE:PREFIX:NAME
   -v, --version             Print the version
 """
-REFUSED = {"criu": "it is for checkpoint and restore, which are not there yet"}
 # The module (below capsa.runtime) of each verb.
 VERBS = {
+    "checkpoint": "checkpoint",
     "create": "creation",
     "delete": "removal",
     "events": "limits",
@@ -42,6 +43,7 @@ VERBS = {
     "list": "inspection",
     "pause": "signals",
     "ps": "inspection",
+    "restore": "restore",
     "resume": "signals",
     "run": "creation",
     "spec": "description",
@@ -51,15 +53,12 @@ VERBS = {
 }
 
 
-ABSENT = frozenset({"checkpoint", "restore"})
 # They have no need of msgspec.
 LIGHT = frozenset({"kill", "list", "state"})
 
 
 def verb(name: str) -> Verb:
     """The verb of this name; raises `UsageError`."""
-    if name in ABSENT:
-        raise UsageError(f"{name} is not there yet: containers cannot be written to disk and taken up again")
     if name not in VERBS:
         raise UsageError(f"unknown command {name!r} (see '{PROGRAM} --help')")
     import importlib
@@ -88,7 +87,7 @@ def version() -> str:
 def options_of(argv: Sequence[str]) -> Options | None:
     """The global options, and the verb with its words as arguments; None where help is wanted."""
     declared = [Option(line) for line in GLOBAL_OPTIONS.strip("\n").splitlines()]
-    return parse(declared, argv, interspersed=False, command="", program=PROGRAM, refused=REFUSED)
+    return parse(declared, argv, interspersed=False, command="", program=PROGRAM)
 
 
 def log_of(given: Options | None) -> Log:
@@ -112,7 +111,12 @@ def settings_of(given: Options, log: Log) -> Settings:
         given.text("root") or DEFAULT_ROOT,
         log.warning,
         systemd=given.switch("systemd-cgroup"),
+        criu=_program(given.text("criu") or "criu"),
     )
+
+
+def _program(name: str) -> str:
+    return os.path.abspath(name) if "/" in name else name
 
 
 def dispatch(given: Options) -> int:

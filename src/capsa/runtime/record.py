@@ -16,11 +16,14 @@ class Record:
     ``began`` is when process ``pid`` began, in ticks after the machine's start: a pid alone may be another process's by
     now; both are 0 while it is being made. ``cgroup`` is its path, ``above`` the topmost cgroup above it that was made
     for it, ``freezer`` the file that tells whether it is paused, ``unit`` the systemd scope, ``exposed`` the id of its
-    root's mount if that is on the host (`platform.linux.shared_mounts`). ``told`` is the JSON object of its state
-    without ``pid`` and ``status``.
+    root's mount if that is on the host (`platform.linux.shared_mounts`), ``streams`` what its standard streams are
+    (`capsa.runtime.streams`). ``told`` is the JSON object of its state without ``pid`` and ``status``.
     """
 
-    __slots__ = ("above", "began", "bundle", "cgroup", "created", "exposed", "freezer", "pid", "rootfs", "told", "unit")
+    __slots__ = (
+        *("above", "began", "bundle", "cgroup", "created", "exposed", "freezer", "pid", "rootfs", "streams", "told"),
+        "unit",
+    )
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class Record:
         unit: str = "",
         exposed: str = "",
         above: str = "",
+        streams: str = "",
         pid: int = 0,
         began: int = 0,
     ) -> None:
@@ -46,6 +50,7 @@ class Record:
         self.unit = unit
         self.exposed = exposed
         self.above = above
+        self.streams = streams
         self.pid = pid
         self.began = began
 

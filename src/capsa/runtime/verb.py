@@ -15,15 +15,17 @@ DEFAULT_ROOT = "/run/capsa-runtime"
 
 
 class Settings:
-    """The global options. ``root`` is the directory of the states, ``systemd``: cgroups are systemd's to make.
+    """The global options.
 
-    ``warn`` is told what goes wrong and does not make the call fail (runtime.md, Warnings).
+    ``root`` is the directory of the states, ``systemd``: cgroups are systemd's to make, ``criu``: the program. ``warn``
+    is told what goes wrong and does not make the call fail (runtime.md, Warnings).
     """
 
-    def __init__(self, root: str, warn: Callable[[str], None], *, systemd: bool = False) -> None:
+    def __init__(self, root: str, warn: Callable[[str], None], *, systemd: bool = False, criu: str = "criu") -> None:
         self.root = os.path.abspath(root)
         self.warn = warn
         self.systemd = systemd
+        self.criu = criu
 
 
 class Verb:
