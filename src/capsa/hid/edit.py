@@ -7,6 +7,7 @@ the way, and the tree is written anew.
 from __future__ import annotations
 
 from capsa.hid.errors import BadPath, SyntaxViolation
+from capsa.hid.grammar import bare
 from capsa.hid.path import Path
 from capsa.hid.strict import read
 from capsa.hid.tree import Attribute, Comment, Node, Quote
@@ -90,7 +91,9 @@ class _Edit:
                 self._revalue(there[tag], values[tag])
         new = {tag: value for tag, value in values.items() if tag not in there}
         if "name" in new:
-            self.replace(node.line, self._behind_type(node), 0, f" {new.pop('name')}")
+            name = new.pop("name")
+            words = f" {name}" if bare(name) else f" | name: {name}".rstrip(" ")
+            self.replace(node.line, self._behind_type(node), 0, words)
         if new:
             self._attach(node, new)
         for tag, value in values.items():
@@ -106,6 +109,8 @@ class _Edit:
             start += len(attribute.tag) + 1
             if not attribute.value:
                 value = f" {value}"
+        elif not bare(value):
+            value = f"| name: {value}".rstrip(" ")
         start = line.index(attribute.value, start)
         self.replace(attribute.line, start, len(attribute.value), value)
 

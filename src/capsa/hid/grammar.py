@@ -45,6 +45,11 @@ def value(text: str, matches: Pattern[str] = _value) -> bool:
     return matches.fullmatch(text) is not None
 
 
+def bare(name: str) -> bool:
+    """Whether a name may stand behind the type without its tag, and all readers take it for the name."""
+    return bool(name) and ":" not in name and name[0] not in ".+"
+
+
 def why_no_value(text: str) -> str:
     """What keeps ``text`` from being a value, as the end of a sentence."""
     if "|" in text:

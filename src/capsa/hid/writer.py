@@ -160,7 +160,7 @@ def _level(node: Node, begin: str = "") -> Level:
         tag, value = attribute.tag, attribute.value
         if not grammar.value(value):
             raise NotRepresentable(f"attribute '{tag}' is {grammar.shown(value)}, but {grammar.why_no_value(value)}")
-        if tag == "name" and attribute is attributes[0] and _bare(value):
+        if tag == "name" and attribute is attributes[0] and grammar.bare(value):
             level[0] = f"{head} {value}"
             continue
         if not grammar.identifier(tag):
@@ -169,11 +169,6 @@ def _level(node: Node, begin: str = "") -> Level:
     if len(attributes) > 1 and len({attribute.tag for attribute in attributes}) < len(attributes):
         raise NotRepresentable("an attribute is there twice")
     return level
-
-
-def _bare(name: str) -> bool:
-    """Whether a name may stand behind the type without its tag, and be read so by all readers."""
-    return bool(name) and ":" not in name and name[0] not in ".+"
 
 
 def _annotated(node: Node) -> bool:
