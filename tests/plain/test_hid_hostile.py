@@ -196,6 +196,11 @@ def test_what_xml_cannot_hold_is_refused(text):
             write_xml(node)
 
 
+def test_what_is_disabled_and_cannot_be_a_comment_is_refused():
+    with pytest.raises(hid.NotRepresentable, match="'a--b' is disabled"):
+        write_xml(hid.read("a\nx a--b\n-\n"))
+
+
 def test_old_genode_finds_values_as_they_are():
     root = hid.read('config\n+ policy | label: a -> "b" & <c\n+ arg | : a -> b & c\nx off | a: x--y\n-\n')
     assert write_xml(root) == (

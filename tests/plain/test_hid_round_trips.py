@@ -67,14 +67,13 @@ def test_xml_keeps_what_counts(tree):
     for node in tree.walk():
         node.gap = False
         # An element's text is one string: space alone is none, and its first line tells how it is laid out.
-        quotes = [item for item in node.content if isinstance(item, Quote)]
-        assume(
-            not quotes or (quotes[0].text.strip() and not any(line in quotes[0].text for line in "\x85\u2028\u2029"))
-        )
+        for item in node.content:
+            if isinstance(item, Quote):
+                item.text = f"q{item.text}"
     try:
         again = read_xml(write_xml(tree))
     except hid.NotRepresentable as error:
-        assert "a character that XML does not have" in str(error)
+        assert "a character that XML does not have" in str(error) or "cannot hold '--'" in str(error)
         return
     for node in [*tree.walk(), *again.walk()]:
         node.attributes.sort(key=lambda attribute: attribute.tag)
@@ -84,11 +83,10 @@ def test_xml_keeps_what_counts(tree):
 
 
 @many
-@given(trees(), st.data(), values)
+@given(trees(least=1), st.data(), values)
 def test_an_edit_changes_a_value_and_no_other_line(tree, data, value):
     text = written(tree)
     nodes = [node for node in tree.walk() if node.attributes]
-    assume(nodes)
     node = data.draw(st.sampled_from(nodes))
     tag = data.draw(st.sampled_from([attribute.tag for attribute in node.attributes]))
     way = next(way for way in ways(tree) if way[-1] is node)
@@ -124,11 +122,10 @@ def test_an_attribute_is_added_without_touching_the_rest(tree, tag, value):
 
 
 @many
-@given(trees())
+@given(trees(least=1))
 def test_removed_and_disabled_nodes_are_all_that_changes(tree):
     text = written(tree)
     inner = tree.nodes(disabled=True)
-    assume(inner)
     path = hid.Path([(tree.type, {}), (inner[0].type, {})])
     gone = path.find(tree)
     disabled = hid.set_enabled(text, path, False)

@@ -226,6 +226,10 @@ def _write(node: Node, indent: str, out: list[str], depth: int, *, disabled: boo
         elif isinstance(item, Node) and not item.enabled and not disabled:
             lines: list[str] = []
             _write(item, inner, lines, depth + 1, disabled=True)
+            if any("--" in line for line in lines):
+                raise NotRepresentable(
+                    f"'{item.heading}' is disabled and would be an XML comment, which cannot hold '--'"
+                )
             lines[0] = f"{inner}<!-- {lines[0].lstrip()}"
             lines[-1] += " -->"
             out += lines
