@@ -187,6 +187,20 @@ def test_statistics_are_what_the_genode_reports(engine: EngineUnderTest) -> None
     engine.docker("rm", "-f", "measured")
 
 
+def test_a_genode_that_reports_nothing_is_ended(engine: EngineUnderTest) -> None:
+    run(engine, "silenced", LASTING)
+    reported(engine, "silenced", "up\n")
+    status = Path(f"/proc/{component('silenced', engine)}/stat").read_text()
+    core = int(status.rpartition(")")[2].split()[1])
+    os.kill(core, signal.SIGSTOP)  # no component gets anywhere without it
+    engine.docker("stop", "silenced")  # another configuration, which nobody reads
+    assert state(engine, "silenced")["ExitCode"] == 143
+    failed = engine.docker("run", "--rm", "-e", HELLO, "dummy", check=False)
+    assert failed.returncode and "it reported nothing for" in failed.stderr
+    assert engine.docker("run", "--rm", "-e", HELLO, "dummy").stdout == "hello\n"
+    engine.docker("rm", "silenced")
+
+
 def test_links_in_a_volume_lead_nowhere(engine: EngineUnderTest, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/etc")
     run(engine, "linked", LASTING, "-v", f"{tmp_path}:/data:ro")

@@ -44,7 +44,7 @@ NEEDED = ("core", "ld.lib.so", "init", "timer", "lx_fs", "fs_rom", "fs_report")
 SHORT_ID = 12  # characters of a container's id in names: labels have 160 at most
 RESERVE = Quota(16 * budget.MIB, 500)
 LINGER_SECONDS = 5.0
-LATE_SECONDS = 5.0
+LATE_SECONDS, SILENT_SECONDS = 5.0, 30.0  # without a report on the newest configuration: it is said; it is the end
 FAULT_SECONDS = 0.05  # after a fault was said, until the process has gone
 TICK = 0.1
 _EVENTS = IN_CLOSE_WRITE | IN_CREATE | IN_MOVED_TO
@@ -96,6 +96,7 @@ class GenodeHost:
         self._version = 0
         self._launches = 0
         self._reported = 0
+        self._complained = 0
         self._written_at = 0.0
         self._limit = Quota(settings.ram, settings.caps)
         self._last_need = time.monotonic()
@@ -143,14 +144,23 @@ class GenodeHost:
             self._last_need = now
         elif now - self._last_need > LINGER_SECONDS:
             self._over = True
-        if self._reported != self._version and now - self._written_at > LATE_SECONDS:
-            self._written_at = now
-            print(f"Genode has not reported on configuration {self._version} for {LATE_SECONDS:.0f} s", file=sys.stderr)
+        self._notice_silence(now - self._written_at)
         if self._fault is not None and now > self._fault[0]:
             self._find_faulted(self._fault[1])
             self._fault = None
         for member in [each for each in self.members.values() if each.status.state == "creating"]:
             self._look(member)
+
+    def _notice_silence(self, seconds: float) -> None:
+        """Each configuration is to be answered by a report; a Genode that is silent for long is of no use any more."""
+        if self._reported == self._version or seconds < LATE_SECONDS:
+            return
+        if self._complained != self._version:
+            self._complained = self._version
+            print(f"no report on configuration {self._version} for {seconds:.0f} s", file=sys.stderr, flush=True)
+        if seconds > SILENT_SECONDS:
+            self._last_words = f"it reported nothing for {seconds:.0f} seconds"
+            self._ended()
 
     def _end(self) -> None:
         self._listener.close()
