@@ -1,0 +1,3 @@
+TARGET = test-vfs_cow
+SRC_CC = main.cc
+LIBS   = base vfs
