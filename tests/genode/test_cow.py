@@ -5,93 +5,17 @@ The component prints a line for each check and exits with the number of those th
 
 from __future__ import annotations
 
-import io
 import re
 import subprocess
-import tarfile
 import time
 from pathlib import Path
 
 import pytest
 from fixtures.base_linux import BaseLinux, missing
+from fixtures.cow import BASE, MIDDLE, layer
 
 WHY_NOT = missing(["core", "ld.lib.so", "init", "vfs", "vfs.lib.so", "lx_fs", "vfs_cow.lib.so", "test-vfs_cow"])
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
-
-MTIME = 1_000_000_000  # seconds: the component knows it
-BIG_LINES = 640 * 1024 // 16
-
-
-def layer(entries: dict[str, bytes | str | None]) -> bytes:
-    """A tar archive: bytes are a file, a string a symlink's target, None a directory."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for name, content in entries.items():
-            member = tarfile.TarInfo(name)
-            member.mtime = MTIME
-            member.mode = 0o755 if content is None or name == "script" else 0o644
-            if content is None:
-                member.type = tarfile.DIRTYPE
-                archive.addfile(member)
-            elif isinstance(content, str):
-                member.type = tarfile.SYMTYPE
-                member.linkname = content
-                archive.addfile(member)
-            else:
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-    return out.getvalue()
-
-
-BASE = layer(
-    {
-        "big": b"".join(b"%015d\n" % n for n in range(BIG_LINES)),
-        "script": b"#!\n",
-        "hidden": b"hidden\n",
-        "link": "etc/hostname",
-        "etc": None,
-        "etc/hostname": b"base\n",
-        "etc/passwd": b"root\n",
-        "dir": None,
-        "dir/a": b"aaa\n",
-        "dir/b": b"bbb\n",
-        "dir/sub": None,
-        "dir/sub/c": b"ccc\n",
-        "dir2": None,
-        "dir2/old": b"old\n",
-        "gone": None,
-        "gone/x": b"x\n",
-        "gone/y": b"y\n",
-        "gone/z": b"z\n",
-        "rendir": None,
-        "rendir/f": b"f\n",
-        "rendir/h": b"h\n",
-        "rendir/sub": None,
-        "rendir/sub/s": b"s\n",
-        "open": None,
-        "open/f": b"f\n",
-        "open/r": b"r\n",
-        "late": None,
-        "late/l": "here",
-        "late/m": "there",
-        "late/x": b"x\n",
-        "many": None,
-        **{f"many/f{n}": b"many\n" for n in range(20)},
-    }
-)
-
-# An OCI layer on top of it, with a whiteout and an opaque directory.
-MIDDLE = layer(
-    {
-        ".wh.hidden": b"",
-        "etc": None,
-        "etc/hostname": b"mid\n",
-        "etc/extra": b"extra\n",
-        "dir2": None,
-        "dir2/.wh..wh..opq": b"",
-        "dir2/new": b"new\n",
-    }
-)
 
 ROMS = {"base.tar": BASE, "middle.tar": MIDDLE}
 
@@ -295,7 +219,7 @@ def test_no_space_on_the_host(tmp_path: Path, need_root: None) -> None:
         subprocess.run(["umount", upper], check=True)
 
 
-TREE = {
+SMALL = {
     "a": None,
     "a/a": b"lower a/a\n",
     "a/b": None,
@@ -306,10 +230,10 @@ TREE = {
     "c/d": None,
     "c/d/a": b"lower c/d/a\n",
 }
-TREE_ABOVE = {"a": None, "a/b": None, "a/b/c": b"above a/b/c\n", "a/.wh.a": b"", "c": None, "c/b": b"above c/b\n"}
+SMALL_ABOVE = {"a": None, "a/b": None, "a/b/c": b"above a/b/c\n", "a/.wh.a": b"", "c": None, "c/b": b"above c/b\n"}
 
 
-RANDOM_ROMS = {"base.tar": layer(TREE), "middle.tar": layer(TREE_ABOVE)}
+RANDOM_ROMS = {"base.tar": layer(SMALL), "middle.tar": layer(SMALL_ABOVE)}
 
 
 def test_random_operations(tmp_path: Path) -> None:
