@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
+import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fixtures import genode
@@ -44,3 +47,21 @@ def test_changes_outlive_a_restart_and_stay_with_their_container(engine: EngineU
     assert run("start", "-a", "one") < first, "the second run did not see what the first one changed"
     assert run("run", "--name", "other", "-e", CONFIGURATION, "cow") == first
     engine.docker("rm", "one", "other")
+
+
+def test_a_volume_is_a_directory_of_the_host(engine: EngineUnderTest, tmp_path: Path) -> None:
+    with tarfile.open(fileobj=io.BytesIO(layer(TREE))) as archive:
+        archive.extractall(tmp_path)
+    (tmp_path / "link").unlink()  # lx_fs knows no symbolic links
+    text = CONFIGURATION.replace("base: /data", "base: /volume")
+    engine.docker("run", "--name", "volume", "-v", f"{tmp_path}:/volume", "-e", text, "cow", check=False)
+    assert "ok: big file is read" in engine.docker("logs", "volume").stdout
+    assert (tmp_path / "etc/passwd").read_bytes() == b"roXX\n"
+    engine.docker("rm", "-f", "volume")
+
+
+def test_a_read_only_container_is_one(engine: EngineUnderTest) -> None:
+    engine.docker("run", "--read-only", "--name", "fixed", "-e", CONFIGURATION, "cow", check=False)
+    output = engine.docker("logs", "fixed").stdout
+    assert "ok: big file is read" in output and "FAILED: " in output, output
+    engine.docker("rm", "fixed")
