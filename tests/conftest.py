@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fixtures import images, leaks
+from fixtures import guest, images, leaks
 from fixtures.bundle import Bundle
 from fixtures.engine import EngineUnderTest
 from fixtures.files import Create, Files
 from fixtures.world import World, apart
 
+MANY = 1000  # tests: so many are everything
 CACHE = Path(__file__).parent.parent / ".cache"
 
 # A shell starts what runs in its background with SIGINT ignored, and programs hand that on; some of ours are sent one.
@@ -27,6 +28,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="do not look for what is left behind (other engines are at work on this machine)",
     )
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """In a run of everything, the virtual machines (the ``GUEST`` of a module) work while other tests do."""
+    if len(session.items) > MANY and not session.config.option.collectonly:
+        modules = {item.module.__name__: item.module for item in session.items if isinstance(item, pytest.Function)}
+        for name in sorted(modules, reverse=True):  # the longest is the last in the order of tests
+            if wanted := getattr(modules[name], "GUEST", None):
+                guest.begin(*wanted)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,11 +6,12 @@ import pytest
 from fixtures import guest
 
 FILES = ("tests/guest/cases_v2.py", "tests/system/test_cgroup.py")
+GUEST = (FILES,)
 
 
 @pytest.fixture(scope="module")
 def results() -> guest.Results:
-    return guest.run(FILES)
+    return guest.run(*GUEST)
 
 
 @pytest.mark.parametrize("test", guest.names(FILES))

@@ -9,6 +9,7 @@ import pytest
 from fixtures import guest
 
 FILES = ("tests/guest/cases_systemd.py", "tests/guest/cases_criu.py")
+GUEST = (FILES, "--systemd")
 NEEDED = {"systemd": "/lib/systemd/systemd", "dbus": "/usr/bin/dbus-daemon"}
 
 
@@ -17,7 +18,7 @@ def results() -> guest.Results:
     missing = [package for package, path in NEEDED.items() if not os.access(path, os.X_OK)]
     if missing or shutil.which("busctl") is None:
         pytest.skip(f"needs Debian's {' and '.join(missing or ['systemd'])}")
-    return guest.run(FILES, "--systemd")
+    return guest.run(*GUEST)
 
 
 @pytest.mark.parametrize("test", guest.names(FILES))
