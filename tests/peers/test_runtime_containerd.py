@@ -58,7 +58,7 @@ NO_SUCH = [
     (["nothing-like-it"], 'exec: "nothing-like-it": executable file not found in $PATH'),
     (["/nothing"], 'exec: "/nothing": stat /nothing: no such file or directory'),
     (["/etc/passwd"], 'exec: "/etc/passwd": permission denied'),
-    (["/etc"], "permission denied"),
+    (["/etc"], 'exec: "/etc": '),  # "is a directory" or, of older ones, "permission denied"
 ]
 
 
