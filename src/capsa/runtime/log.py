@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -59,6 +58,8 @@ class Log:
     def _write(self, level: str, message: str) -> None:
         if self._path is None:
             return
+        import json  # a millisecond that most calls do not need
+
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         if self._json:
             line = json.dumps({"level": level, "msg": message, "time": now})
