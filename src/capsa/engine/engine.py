@@ -11,8 +11,6 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from capsa.database import Database
 from capsa.engine import containers, disk, endpoint, genode, name_service, networking, reconcile, volumes
 from capsa.engine.config import EndpointConfig, HostConfig
@@ -26,6 +24,7 @@ from capsa.engine.spec import CAPABILITIES
 from capsa.engine.volume_mounts import VolumeMounts
 from capsa.engine.volumes import Volumes
 from capsa.errors import CapsaError, InvalidArgument, NotFound, Unavailable, reason
+from capsa.platform import kept_exit
 from capsa.platform.protocol import Attach, AttachTo, Status
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 DEFAULT_ROOT = Path("/var/lib/capsa")
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-_status = msgspec.json.Decoder(Status)
 
 
 class Engine:
@@ -239,9 +237,8 @@ class Engine:
 
     def kept_exit(self, container: Container) -> Status | None:
         """The exit that the sub-init wrote down, if it is that of the last run."""
-        try:
-            found = _status.decode((container.bundle / "exit.json").read_bytes())
-        except (OSError, msgspec.DecodeError):
+        found = kept_exit.read(str(container.bundle))
+        if found is None:
             return None
         if found.state != "exited" or (found.started_at and found.started_at < container.state.started_at):
             return None

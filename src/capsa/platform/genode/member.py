@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sys
@@ -14,7 +13,7 @@ import msgspec
 
 from capsa.errors import CapsaError, Conflict, InvalidArgument, LaunchFailed, Unsupported, reason
 from capsa.hid import Node
-from capsa.platform import protocol
+from capsa.platform import kept_exit, protocol
 from capsa.platform.connection import Answer, failure_of
 from capsa.platform.genode import budget, bundle, compile, output
 from capsa.platform.genode.budget import Quota
@@ -327,18 +326,8 @@ class Member:
             exit_code=code,
             reason=why,
         )
-        self._keep_exit()
+        kept_exit.write(self.launch.bundle, self.status)
         self.reception.say(self.status)
-
-    def _keep_exit(self) -> None:
-        """As a sub-init on Linux does: the exit outlives this process."""
-        path = f"{self.launch.bundle}/exit.json"
-        try:
-            with open(f"{path}.new", "wb") as out:
-                out.write(msgspec.json.encode(self.status))
-            os.rename(f"{path}.new", path)
-        except OSError as error:
-            print(f"cannot write {path}: {error}", file=sys.stderr, flush=True)
 
     def _exec_reported(self, which: Additional, child: Child | None) -> None:
         if child is None:

@@ -24,7 +24,7 @@ import msgspec
 from capsa import errors
 from capsa.errors import CapsaError, Conflict, InvalidArgument
 from capsa.oci import runtime
-from capsa.platform import protocol
+from capsa.platform import kept_exit, protocol
 from capsa.platform.connection import Answer, failure_of
 from capsa.platform.linux import container, running
 from capsa.platform.linux.cgroup import Cgroup
@@ -403,7 +403,7 @@ class Attendant:
             exit_code=main.exit_code,
             out_of_memory=cgroup.oom_kills() > 0,
         )
-        self._keep_exit()
+        kept_exit.write(self.launch.bundle, self._status)
         self.reception.say(self._status)
         self._run_poststop()
 
@@ -411,16 +411,6 @@ class Attendant:
         bundle = Path(self.launch.bundle)
         for trouble in container.ended(runtime.load(bundle), id=self.launch.id, bundle=bundle):
             print(f"container {self.launch.id[:12]}: {trouble}", file=sys.stderr, flush=True)
-
-    def _keep_exit(self) -> None:
-        """Leave the exit status beside the configuration: it outlives even this process."""
-        path = f"{self.launch.bundle}/exit.json"
-        try:
-            with open(f"{path}.new", "wb") as out:
-                out.write(msgspec.json.encode(self._status))
-            os.rename(f"{path}.new", path)
-        except OSError as error:
-            print(f"cannot write {path}: {error}", file=sys.stderr, flush=True)
 
     def _out_of_memory(self, events: int) -> None:
         assert self._oom_watch is not None
