@@ -39,6 +39,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
                 guest.begin(*wanted)
 
 
+def pytest_sessionfinish() -> None:
+    """No virtual machine outlives the tests."""
+    guest.end()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def leak_check(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fails the module whose tests leave something on the machine. Set up first, so it looks last."""
