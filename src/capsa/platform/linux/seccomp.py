@@ -136,7 +136,7 @@ def send_listener(policy: Seccomp, descriptor: int, pid: int, state: State) -> N
 _version: str | None = None
 
 
-def library_version() -> str:
+def libseccomp_version() -> str:
     """Something that changes with the library: its file's full name."""
     global _version
     if _version is None:
@@ -163,7 +163,7 @@ def _key(policy: Seccomp) -> str:
             policy.flags,
             policy.syscalls,
             os.uname().machine,
-            library_version(),
+            libseccomp_version(),
         ]
     )
     return _digest(_MAGIC + content).hex()

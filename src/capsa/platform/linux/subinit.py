@@ -49,7 +49,7 @@ def warm_up() -> None:
     msgspec.json.encode(Status(state="creating"))
     prepare_title()
     cgroup.prime()
-    seccomp.library_version()
+    seccomp.libseccomp_version()
 
 
 def main(engine: int, take: int) -> None:
