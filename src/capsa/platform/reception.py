@@ -111,7 +111,7 @@ class Reception:
         self.engines.remove(connection)
         for message in connection.untold():
             if not self.engines and isinstance(
-                message, protocol.ExecExited | protocol.OutOfMemory | protocol.LogTrouble
+                message, protocol.ExecExited | protocol.OutOfMemory | protocol.LogTrouble | protocol.Shortage
             ):
                 self._keep(message)
 

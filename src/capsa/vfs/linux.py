@@ -97,7 +97,10 @@ class Union(Struct, frozen=True):
     work: str = ""
 
     def title(self) -> str:
-        return f"mount the {sum(map(len, self.chains))} layers of the root file system"
+        count = sum(map(len, self.chains))
+        return (
+            f"mount the {count} layers of the root file system" if count > 1 else "mount the root file system's layer"
+        )
 
 
 class Make(Struct, frozen=True):

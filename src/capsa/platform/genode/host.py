@@ -49,10 +49,7 @@ FAULT_SECONDS = 0.05  # after a fault was said, until the process has gone
 TICK = 0.1
 _EVENTS = IN_CLOSE_WRITE | IN_CREATE | IN_MOVED_TO
 _CORE = 'mkdir -p "/tmp/genode-$(id -u)" && mount -t tmpfs -o mode=700 tmpfs "/tmp/genode-$(id -u)" && exec ./core'
-_APART = (
-    *("setpriv", "--pdeathsig", "KILL"),
-    *("unshare", "--pid", "--fork", "--kill-child"),
-)
+_APART = ("setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child")
 _launches = msgspec.json.Decoder(Launch)
 
 

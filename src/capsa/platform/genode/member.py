@@ -83,6 +83,7 @@ class Member:
         self._machine = machine
         self._exec_count = 0
         self._short = 0
+        self._trouble = ""
         log = LogWriter(launch.log) if launch.log is not None else None
         self.streams = Streams(machine.loop, fed=True, log=log, on_trouble=self._log_trouble)
 
@@ -253,8 +254,6 @@ class Member:
         if self.status.state == "creating" and time.monotonic() - self.since > INCOMPLETE_SECONDS:
             self.fail(LaunchFailed(f"{what} is not there: {self._trouble or 'see the log of the engine'}", 127))
 
-    _trouble = ""
-
     def _notice_shortage(self, main: Child) -> None:
         """It waits for more RAM or capabilities than it has."""
         short = main.ram.requested or main.caps.requested
@@ -316,8 +315,6 @@ class Member:
         for each in list(self.execs.values()):
             self._exec_ended(each, 137, apply=False)
         self._machine.withdraw(self)
-        if why:
-            self.streams.emit(STDOUT, b"")
         self.streams.close()
         self.status = Status(
             state="exited",
@@ -357,8 +354,3 @@ class Member:
     def _log_trouble(self, error: OSError) -> None:
         assert self.launch.log is not None
         self.reception.say(protocol.LogTrouble(message=f"cannot write {self.launch.log.path}: {reason(error)}"))
-
-
-def names(members: Mapping[str, Member]) -> list[str]:
-    """Those that have a start node."""
-    return [name for name, member in members.items() if member.active]
