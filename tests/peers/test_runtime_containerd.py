@@ -114,9 +114,11 @@ def test_attach(ctr: Ctr) -> None:
     process.communicate()
     again = ctr.begin("tasks", "attach", name)
     assert again.stdin is not None and again.stdout is not None
-    again.stdin.write("one\ntwo\n")
-    again.stdin.flush()
-    assert again.stdout.readline() == "got one\n" and again.stdout.readline() == "two\n"
+    # ctr loses the output of a container that ends before ctr has opened it: the last word only after the first line.
+    for word, line in (("one", "got one\n"), ("two", "two\n")):
+        again.stdin.write(f"{word}\n")
+        again.stdin.flush()
+        assert again.stdout.readline() == line
     assert again.communicate(timeout=60)[0] == "" and again.returncode == 6
 
 
