@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from capsa.engine import launch, spec, users
+from capsa.engine import genode, launch, spec, users
 from capsa.engine.archive_helpers import Helper, Helpers
 from capsa.engine.archive_view import View
 from capsa.engine.archive_worker import Request, Stat
 from capsa.errors import Unavailable
+from capsa.image.rmtree import remove_tree
 from capsa.oci.runtime import Mount
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ async def _helper(
         if not container.running and not plain:
             await stack.enter_async_context(engine.volume_mounts.held(container, secrets.token_hex(8)))
         namespace = -1
-        if container.running and not plain:
+        native = container.document.platform == genode.OS
+        if container.running and not plain and not native:
             namespace = _namespace(container)
             stack.callback(os.close, namespace)
         request = Request(
@@ -129,13 +131,33 @@ async def _helper(
             owner=owner,
             replace=replace,
             places=[(point.destination, point.writable) for point in container.document.mounts],
-            read_only=container.host.readonly_rootfs,
+            locked=_locked(container),
             links=engine.images.links(container.document.image) if linked else [],
             upper=str(container.bundle / "upper") if linked else "",
         )
+        if native and request.view.keep:
+            await asyncio.to_thread(_empty, container.bundle / "work")  # of a helper that was killed with its engine
+            stack.push_async_callback(asyncio.to_thread, _empty, container.bundle / "work")
         if engine.helpers is None:
             engine.helpers = Helpers()
         yield await stack.enter_async_context(engine.helpers.helper(request, namespace, container.name))
+
+
+def _locked(container: Container) -> str:
+    """Why nothing can be written outside of its volumes."""
+    if container.host.readonly_rootfs:
+        return "container rootfs is marked read-only"
+    if container.running and container.document.platform == genode.OS:
+        return (
+            f"the files of container {container.name} cannot be changed while it runs on Genode: stop it first, or "
+            "copy into a volume"
+        )
+    return ""
+
+
+def _empty(directory: Path) -> None:
+    for entry in os.listdir(directory):
+        remove_tree(directory / entry)
 
 
 def _namespace(container: Container) -> int:
@@ -157,12 +179,16 @@ def _namespace(container: Container) -> int:
 
 def _view(engine: Engine, container: Container, keep: bool) -> View:
     bundle = container.bundle
+    native = container.document.platform == genode.OS
+    live = container.running and native
     return View(
         layers=[str(path) for path in engine.images.layers(container.document.image)],
         upper=str(bundle / "upper"),
         work=str(bundle / "work"),
-        keep=keep,
+        keep=keep and not live,
         mounts=_mounts(engine, container),
+        marked=native,
+        live=live,
     )
 
 

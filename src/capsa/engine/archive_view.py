@@ -18,6 +18,7 @@ import stat
 
 import msgspec
 
+from capsa.engine import markers
 from capsa.oci.runtime import Mount
 from capsa.platform.linux import inroot
 from capsa.sys import mount, namespace
@@ -52,7 +53,8 @@ class View(msgspec.Struct, kw_only=True):
     """How to get at the tree: ``namespace`` is the open mount namespace of a container that runs, else -1.
 
     ``layers`` lowest first. Without ``keep`` whatever is changed goes into memory, so that nothing of the container
-    is. ``mounts`` are bind mounts, in order.
+    is. ``mounts`` are bind mounts, in order. ``marked``: ``upper`` is as `capsa.engine.markers` has it; what is to be
+    kept is in `Root.writable` then. ``live``: somebody writes to ``upper``, which no overlay may do meanwhile.
     """
 
     namespace: int = -1
@@ -61,11 +63,30 @@ class View(msgspec.Struct, kw_only=True):
     work: str = ""
     keep: bool = False
     mounts: list[Mount] = []
+    marked: bool = False
+    live: bool = False
+
+
+class Writable:
+    """Where changes of a tree with markers are, and where they belong: open directories.
+
+    ``before`` is what has been made for mounts.
+    """
+
+    def __init__(self, scratch: int, upper: int) -> None:
+        self.scratch = scratch
+        self.upper = upper
+        self.before: markers.Known = {}
+
+    def keep(self) -> None:
+        """Put what was written where it belongs; raises `InvalidArgument`, `Unsupported`, and then nothing was."""
+        markers.check(self.scratch, self.before)
+        markers.apply(self.scratch, self.upper, self.before)
 
 
 def root_of(view: View) -> Root:
     """The tree's root; raises `OSError`, `CapsaError`. The process must have one thread."""
-    return Root(_mounted(view) if view.namespace < 0 else _root_in(view.namespace))
+    return _mounted(view) if view.namespace < 0 else Root(_root_in(view.namespace))
 
 
 def _root_in(other: int) -> int:
@@ -74,7 +95,7 @@ def _root_in(other: int) -> int:
         return os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _mounted(view: View) -> int:
+def _mounted(view: View) -> Root:
     from capsa.oci.runtime import VERSION, Spec
     from capsa.platform.linux.rootfs import Rootfs
     from capsa.vfs import compile as vfs
@@ -85,20 +106,47 @@ def _mounted(view: View) -> int:
     mount.attributes(mount.AT_FDCWD, propagation=mount.MS_PRIVATE, recursive=True, path="/")
     layers, upper, work = view.layers, view.upper, view.work
     if not view.keep:
-        memory = mount.create("tmpfs", (("mode", "0700"),), source="tmpfs")
-        place = os.open(work, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        mount.attach(memory, place, work)
-        os.close(place)
-        os.close(memory)
-        layers, upper, work = [*layers, upper], f"{view.work}/upper", f"{view.work}/work"
+        _memory(view.work)
+    if not view.keep or view.marked:
+        layers, upper, work = [*layers, *_veil(view), upper], f"{view.work}/upper", f"{view.work}/work"
         os.mkdir(upper, 0o755)
         os.mkdir(work, 0o700)
         _like(view.upper, upper)
+    writable = None
+    if view.keep and view.marked:  # opened now: what is mounted covers them
+        writable = Writable(
+            os.open(upper, os.O_RDONLY | os.O_DIRECTORY), os.open(view.upper, os.O_RDONLY | os.O_DIRECTORY)
+        )
     root = CopyOnWrite(layers=tuple(layers), upper=upper, work=work)
     places = vfs.tree(Spec(oci_version=VERSION, mounts=view.mounts), root).places
     made = Rootfs(lower(Tree(root=root, places=places)), cgroups=(), id_maps={})
     made.build()
-    return made.root
+    if view.live:
+        mount.attributes(made.root, set=mount.ATTR_RDONLY)
+    if writable is not None:
+        writable.before = markers.known(writable.scratch)
+    return Root(made.root, marked=view.marked, writable=writable)
+
+
+def _veil(view: View) -> list[str]:
+    """The layer that stands for the markers of the writable one; none where there are none."""
+    if not view.marked:
+        return []
+    place = f"{view.work}/veil"
+    os.mkdir(place)
+    if view.keep:
+        _memory(place)
+    markers.veil(view.upper, place)
+    return [place]
+
+
+def _memory(path: str) -> None:
+    """Cover a directory with an empty file system in memory."""
+    memory = mount.create("tmpfs", (("mode", "0700"),), source="tmpfs")
+    place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    mount.attach(memory, place, path)
+    os.close(place)
+    os.close(memory)
 
 
 def _like(source: str, target: str) -> None:
@@ -116,16 +164,45 @@ def is_kernel(fd: int) -> bool:
 class Root:
     """The names below an open root directory."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, marked: bool = False, writable: Writable | None = None) -> None:
+        """``marked``: there may be entries in it that stand for others (`capsa.engine.markers`): they are not there.
+
+        ``writable``: what is written is lost until it is kept.
+        """
+        self.writable = writable
         self._fd = fd
+        self._device = os.fstat(fd).st_dev if marked else None
+
+    def hides(self, directory: int, name: bytes) -> bool:
+        """Whether ``name`` in an open directory is nothing but a marker; what is mounted in the tree has none."""
+        return (
+            self._device is not None
+            and markers.is_marker(os.fsdecode(name))
+            and os.fstat(directory).st_dev == self._device
+        )
 
     def find(self, path: str, flags: int = 0) -> int:
         """``path`` as a descriptor (``O_PATH``), links followed; raises `OSError` (ENOENT for the kernel's files)."""
         fd = paths.open_in_root(self._fd, path, flags | os.O_PATH)
-        if is_kernel(fd):
+        if is_kernel(fd) or self._leads_to_marker(path):
             os.close(fd)
             raise failed("open", path, errno.ENOENT)
         return fd
+
+    def _leads_to_marker(self, path: str) -> bool:
+        if self._device is None or markers.WHITEOUT not in (real := self.resolved(path)):
+            return False
+        above = ""
+        for name in real.split("/")[1:]:
+            if markers.is_marker(name):
+                directory = paths.open_in_root(self._fd, above or "/", os.O_PATH)
+                try:
+                    if self.hides(directory, os.fsencode(name)):
+                        return True
+                finally:
+                    os.close(directory)
+            above += f"/{name}"
+        return False
 
     def make(self, path: str) -> int:
         """The directory ``path``, made with all above it where it is missing."""

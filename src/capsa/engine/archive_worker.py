@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 DONE = b"done\n"
 _BUFFER = 1 << 18
 _DEPTH = 500
+_READ_ONLY = "container rootfs is marked read-only"
 _GO_TYPES = {
     stat.S_IFDIR: 1 << 31,
     stat.S_IFLNK: 1 << 27,
@@ -43,8 +44,9 @@ class Request(msgspec.Struct, kw_only=True):
     """What to do: ``stat``, ``read`` or ``write`` at ``path``, ``export`` all, tell ``changes``, write
     them as a ``layer``.
 
-    ``owner`` and ``replace`` are for `Extractor`; ``places`` are mounts (destination, writable), ``read_only`` is the
-    root's. ``links`` are the hard links of the image's layers, ``upper`` the directory that may have more.
+    ``owner`` and ``replace`` are for `Extractor`; ``places`` are mounts (destination, writable), ``locked`` is why
+    nothing can be written elsewhere. ``links`` are the hard links of the image's layers, ``upper`` the directory that
+    may have more.
     """
 
     action: str
@@ -53,7 +55,7 @@ class Request(msgspec.Struct, kw_only=True):
     owner: tuple[int, int] | None = None
     replace: bool = True
     places: list[tuple[str, bool]] = []
-    read_only: bool = False
+    locked: str = ""
     links: Sequence[Sequence[bytes]] = []
     upper: str = ""
 
@@ -152,13 +154,14 @@ class Worker:
             inside = self._root.resolved(above).rstrip("/") + "/" + last
         self._head(head)
         links = _Links(self._request, rename, os.fsencode(inside).strip(b"/"))
-        pack.write_part(directory, name, self._out, rename=rename, enter=_shown, links=links)
+        pack.write_part(directory, name, self._out, rename=rename, enter=_shown, links=links, hidden=self._root.hides)
 
     def _export(self) -> None:
         head, fd = self._stat()
         _measure(fd, mounts=False)
         self._head(head)
-        pack.write_tar(os.open(".", os.O_RDONLY, dir_fd=fd), self._out, links=_Links(self._request).groups())
+        top = os.open(".", os.O_RDONLY, dir_fd=fd)
+        pack.write_tar(top, self._out, links=_Links(self._request).groups(), hidden=self._root.hides)
 
     def _changes(self) -> None:
         _measure(os.open(self._request.view.upper, os.O_PATH | os.O_DIRECTORY), mounts=False)
@@ -175,12 +178,14 @@ class Worker:
         for _ in found:
             pass
         self._head(Stat(name="/"))
-        pack.write_layer(Path(self._request.view.upper), self._out, skip=found.untouched)
+        own = self._request.view
+        pack.write_layer(Path(own.upper), self._out, skip=found.untouched, markers=own.marked)
 
     def _found(self) -> Changes:
         from capsa.engine.changes import Changes
 
-        return Changes(self._request.view.upper, self._request.view.layers[::-1])
+        own = self._request.view
+        return Changes(own.upper, own.layers[::-1], marked=own.marked)
 
     def _write(self) -> None:
         from capsa.image.compression import pieces
@@ -198,8 +203,10 @@ class Worker:
             extractor.run(TarReader(lambda: next(content, b"")))
         except OSError as error:
             if error.errno == errno.EROFS:
-                raise Forbidden(self._locked(place) or "container rootfs is marked read-only") from error
+                raise Forbidden(self._locked(place) or self._request.locked or _READ_ONLY) from error
             raise
+        if self._root.writable is not None:
+            self._root.writable.keep()
         for _ in content:  # what follows the archive's end
             pass
         self._head(Stat(name=base(place)))
@@ -214,7 +221,7 @@ class Worker:
         for destination, writable in sorted(self._request.places, key=lambda each: -len(each[0])):
             if place == destination or place.startswith(destination.rstrip("/") + "/"):
                 return "" if writable else "mounted volume is marked read-only"
-        return "container rootfs is marked read-only" if self._request.read_only else ""
+        return self._request.locked
 
 
 def _shown(fd: int) -> bool:

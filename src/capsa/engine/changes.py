@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from capsa.engine import markers
 from capsa.engine.union import down, merged, opaque
 from capsa.errors import InvalidArgument
 
@@ -42,8 +43,10 @@ class Changes:
     ``untouched`` has in the end what lies there and is no change, nor is anything below it (without leading slashes).
     """
 
-    def __init__(self, upper: str, layers: Sequence[str]) -> None:
+    def __init__(self, upper: str, layers: Sequence[str], *, marked: bool = False) -> None:
+        """``marked``: removals are in ``upper`` as `capsa.engine.markers` has them."""
         self.untouched: set[bytes] = set()
+        self._marked = marked
         self._upper = upper
         self._layers = layers
 
@@ -52,22 +55,29 @@ class Changes:
         level = [os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for layer in self._layers]
         top = os.open(self._upper, _DIRECTORY)
         try:
-            yield from self._directory(top, level, "", 0)
+            yield from self._directory(top, level, "", 0, opaque(top))
         finally:
             _close([top, *level])
 
-    def _directory(self, upper: int, level: list[int], path: str, depth: int) -> Iterator[Change]:
+    def _directory(self, upper: int, level: list[int], path: str, depth: int, solid: bool) -> Iterator[Change]:
+        """``solid``: what the layers have there does not shine through."""
         if depth > _DEPTH:
             raise InvalidArgument(f"the container's directories are nested deeper than {_DEPTH}")
-        names = set(os.listdir(upper))
-        gone = set(merged(level)) - names if level and opaque(upper) else set()
+        names, hidden = set(os.listdir(upper)), set[str]()
+        if self._marked:
+            names, hidden, all_hidden = markers.split(names)
+            solid = solid or all_hidden
+        gone = set[str]()
+        if level and (solid or hidden):
+            below = merged(level)
+            gone = {name for name in below if name not in names and (solid or name in hidden)}
         for name in sorted(names | gone):
             if name in gone:
                 yield Change(f"{path}/{name}", DELETED)
             else:
-                yield from self._entry(upper, level, f"{path}/{name}", name, depth)
+                yield from self._entry(upper, level, f"{path}/{name}", name, depth, solid or name in hidden)
 
-    def _entry(self, upper: int, level: list[int], path: str, name: str, depth: int) -> Iterator[Change]:
+    def _entry(self, upper: int, level: list[int], path: str, name: str, depth: int, solid: bool) -> Iterator[Change]:
         try:
             now = os.stat(name, dir_fd=upper, follow_symlinks=False)
         except FileNotFoundError:
@@ -88,7 +98,8 @@ class Changes:
             yield own
         told = own is not None and not place
         if stat.S_ISDIR(now.st_mode):
-            for change in self._inside(upper, level[where:] if before is not None else [], path, name, depth):
+            below = level[where:] if before is not None else []
+            for change in self._inside(upper, below, path, name, depth, solid):
                 if not told:
                     yield Change(path, ADDED if before is None else MODIFIED)
                     told = True
@@ -96,14 +107,14 @@ class Changes:
         if not told:
             self.untouched.add(os.fsencode(path[1:]))
 
-    def _inside(self, upper: int, level: list[int], path: str, name: str, depth: int) -> Iterator[Change]:
+    def _inside(self, upper: int, level: list[int], path: str, name: str, depth: int, solid: bool) -> Iterator[Change]:
         try:
             inner = os.open(name, _DIRECTORY, dir_fd=upper)
         except OSError:
             return  # no directory any more
         below = down(level, name)
         try:
-            yield from self._directory(inner, below, path, depth + 1)
+            yield from self._directory(inner, below, path, depth + 1, solid or opaque(inner))
         finally:
             _close([inner, *below])
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from capsa.engine import archive
+from capsa.engine import archive, genode
 from capsa.engine.config import Config
-from capsa.errors import Conflict
+from capsa.errors import Conflict, Unsupported
 from capsa.image.changes import apply
 from capsa.oci.image import ContainerConfig, Healthcheck
 
@@ -39,12 +39,17 @@ async def commit(
     """Make an image called ``name``, if that is given; ``changes`` are Dockerfile instructions.
 
     ``config`` is the image's configuration, the container's where it says nothing. With ``pause`` a container that runs
-    is frozen meanwhile. Raises `Conflict`, `InvalidArgument`, `CapsaError`.
+    is frozen meanwhile. Raises `Conflict`, `InvalidArgument`, `Unsupported`, `CapsaError`.
     """
     if container.state.removing:
         raise Conflict(f"You cannot commit container {container.id} which is being removed")
     if container.state.status == "dead":
         raise Conflict(f"You cannot commit container {container.id} which is Dead")
+    if pause and container.running and container.document.platform == genode.OS:
+        raise Unsupported(
+            f"container {container.name} cannot be paused meanwhile, as it runs on Genode: stop it first, or commit it "
+            "without a pause (--pause=false)"
+        )
     wanted = image_config(container.config if config is None else config)
     apply(wanted, changes)
     complete(wanted, image_config(container.config))

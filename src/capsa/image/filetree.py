@@ -17,7 +17,7 @@ from capsa.image.tar import shown
 
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
-_RESERVED = b".wh..wh."  # what aufs kept for itself, and old images still carry
+RESERVED = b".wh..wh."  # what aufs kept for itself, and old images still carry
 _LINKS = 40  # as the kernel
 _TARGET = 4095
 _KNOWN = 10_000
@@ -97,7 +97,7 @@ class FileTree:
             return False
         components = self._components(name)
         for component in components[:-1]:
-            if component.startswith(_RESERVED):
+            if component.startswith(RESERVED):
                 return True
             if component.startswith(WHITEOUT):
                 raise BrokenArchive(f"{shown(name)} lies below a whiteout")
@@ -106,7 +106,7 @@ class FileTree:
             return False
         if base == OPAQUE:
             self._parent(name, create=True)[0].opaque = True
-        elif not base.startswith(_RESERVED):
+        elif not base.startswith(RESERVED):
             hidden = base[len(WHITEOUT) :]
             if hidden in (b"", b".", b".."):
                 raise BrokenArchive(f"{shown(name)} is a whiteout of nothing")

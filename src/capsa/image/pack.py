@@ -15,7 +15,7 @@ from pathlib import Path
 from capsa.errors import CapsaError, InvalidArgument, reason
 from capsa.image import attributes, tar
 from capsa.image.beneath import open_beneath
-from capsa.image.filetree import OPAQUE, WHITEOUT
+from capsa.image.filetree import OPAQUE, RESERVED, WHITEOUT
 from capsa.image.tar import shown
 from capsa.image.tarwriter import Header, Out, TarWriter
 
@@ -34,7 +34,13 @@ _TYPES = {
 }
 
 
-def write_tar(root: Path | int, out: Out, *, links: Collection[Sequence[bytes]] | None = None) -> int:
+Hidden = Callable[[int, bytes], bool]
+"""Whether a name in an open directory is left out, with all below it."""
+
+
+def write_tar(
+    root: Path | int, out: Out, *, links: Collection[Sequence[bytes]] | None = None, hidden: Hidden | None = None
+) -> int:
     """Write the tree below the directory ``root`` (a path, or open) to ``out``, as ``docker export`` does; returns
     the size.
 
@@ -42,7 +48,7 @@ def write_tar(root: Path | int, out: Out, *, links: Collection[Sequence[bytes]] 
     for a union of layers, where files of one inode may be merely equal. None: all files of one inode are. Sockets are
     left out. Raises `CapsaError`.
     """
-    return _Packer(out, links).run(root)
+    return _Packer(out, links, hidden=hidden).run(root)
 
 
 def write_part(
@@ -53,6 +59,7 @@ def write_part(
     rename: bytes,
     enter: Callable[[int], bool],
     links: Callable[[bytes], int | None] | None = None,
+    hidden: Hidden | None = None,
 ) -> int:
     """Write ``name`` of the open ``directory`` (empty: that directory itself), with all below it, as ``rename``
     (empty: its entries begin with a slash); returns the size.
@@ -60,16 +67,17 @@ def write_part(
     ``enter`` decides whether to go into an open directory that another file system begins with. ``links`` tells the
     group of hard links that a name in the archive belongs to, None: none. Raises `CapsaError`.
     """
-    return _Packer(out, links, enter=enter).part(directory, name, rename)
+    return _Packer(out, links, enter=enter, hidden=hidden).part(directory, name, rename)
 
 
-def write_layer(upper: Path | int, out: Out, *, skip: Collection[bytes] = ()) -> int:
+def write_layer(upper: Path | int, out: Out, *, skip: Collection[bytes] = (), markers: bool = False) -> int:
     """Write overlayfs' upper directory ``upper`` as a layer (OCI image-spec, layer.md); returns the size.
 
-    Whiteouts and opaque directories become ``.wh.`` files. ``skip`` are paths (without a leading slash) that are left
-    out, with all below. Raises `CapsaError`, and `InvalidArgument` for names that no layer can hold.
+    Whiteouts and opaque directories become ``.wh.`` files; with ``markers`` they are such files already. ``skip`` are
+    paths (without a leading slash) that are left out, with all below. Raises `CapsaError`, and `InvalidArgument` for
+    names that no layer can hold.
     """
-    return _Packer(out, None, layer=True, skip=skip).run(upper)
+    return _Packer(out, None, layer=True, skip=skip, markers=markers).run(upper)
 
 
 class _Packer:
@@ -81,9 +89,13 @@ class _Packer:
         layer: bool = False,
         skip: Collection[bytes] = (),
         enter: Callable[[int], bool] | None = None,
+        hidden: Hidden | None = None,
+        markers: bool = False,
     ) -> None:
         self._tar = TarWriter(out)
         self._layer = layer
+        self._markers = markers
+        self._hidden = hidden
         self._skip = skip
         self._enter = enter
         self._group = links
@@ -151,9 +163,13 @@ class _Packer:
         except FileNotFoundError:
             return None  # gone since it was listed
         kind = _TYPES.get(stat.S_IFMT(status.st_mode))
-        if kind is None or path in self._skip:
+        if kind is None or path in self._skip or (self._hidden is not None and self._hidden(directory, name)):
             return None
         if self._layer:
+            if self._markers and name.startswith(WHITEOUT):
+                if not name.startswith(RESERVED) and not _exists(directory, name[len(WHITEOUT) :]):
+                    self._marker(path)
+                return None
             if kind == tar.CHARACTER and status.st_rdev == 0:
                 self._marker(path[: len(path) - len(name)] + WHITEOUT + name)
                 return None
@@ -193,7 +209,7 @@ class _Packer:
             status = os.fstat(fd)
             if kind == tar.DIRECTORY:
                 self._directory(fd, path)
-                if self._layer and self._opaque(fd, path):
+                if self._layer and (self._opaque(fd, path) or (self._markers and _exists(directory, WHITEOUT + name))):
                     self._marker(path + b"/" + OPAQUE)
                 keep = True
                 return fd
@@ -267,7 +283,7 @@ class _Packer:
     def _opaque(self, fd: int, path: bytes) -> bool:
         xattrs = attributes.read(fd)
         _refuse_elsewhere(xattrs, path)
-        return xattrs.get(_OPAQUE) == b"y"
+        return xattrs.get(_OPAQUE) == b"y" or (self._markers and _exists(fd, OPAQUE))
 
     def _marker(self, path: bytes) -> None:
         self._tar.begin(Header(name=path, type=tar.REGULAR))
@@ -285,6 +301,14 @@ def _header(path: bytes, kind: bytes, status: os.stat_result, *, size: int = 0, 
         size=size,
         link=link,
     )
+
+
+def _exists(directory: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
 def _names(directory: int) -> Iterator[bytes]:
