@@ -78,6 +78,9 @@ def test_what_genode_lacks_is_refused_in_a_sentence(engine: EngineUnderTest) -> 
         (["kill", "-s", "USR1", "plain"], "Genode has no signals: SIGUSR1 cannot be sent"),
         (["top", "plain"], "has components, not processes"),
         (["run", "-t", "dummy"], "--tty means nothing on Genode"),
+        (["run", "-i", "dummy"], "--interactive means nothing on Genode"),
+        (["exec", "-i", "plain", "dummy"], "have no standard input and no terminal"),
+        (["exec", "-t", "plain", "dummy"], "have no standard input and no terminal"),
         (["run", "--cap-add", "NET_ADMIN", "dummy"], "--cap-add means nothing on Genode"),
         (["run", "-p", "80:80", "dummy"], "--publish means nothing on Genode"),
         (["run", "--network", "host", "dummy"], "cannot join the network host"),
@@ -90,7 +93,10 @@ def test_what_genode_lacks_is_refused_in_a_sentence(engine: EngineUnderTest) -> 
         (["run", "--label", "org.genode.services=IO_MEM", "dummy"], "org.genode.services names 'IO_MEM'"),
     ):
         done = engine.docker(*command, check=False)
-        assert done.returncode and said in done.stderr, (command, done.stderr)
+        output = done.stdout + done.stderr  # of exec it is the output, as docker has it
+        assert done.returncode and said in output, (command, output)
+    status, body = engine.api("POST", "/containers/plain/resize?h=10&w=10")
+    assert (status, body["message"]) == (409, "it has no terminal to resize")
     assert state(engine, "plain")["Running"]
     for name in engine.docker("ps", "-aq").stdout.split():
         engine.docker("rm", "-f", name)
