@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from fixtures import genode
 from fixtures.engine import EngineUnderTest
-from fixtures.genode import component, config, state
+from fixtures.genode import component, config, parent_of, process, state
 from fixtures.wait import until
 
 HELLO = config("+ log | string: hello", "+ exit")
@@ -115,6 +115,24 @@ def test_a_component_that_wants_more_memory_waits_until_it_gets_it(engine: Engin
     engine.docker("rm", "-f", "hungry")
 
 
+def test_more_memory_gets_there_even_if_the_parent_is_late(engine: EngineUnderTest) -> None:
+    """A sub-init that hears of it before it has it must not hand out what little is there, and be done with it."""
+    hungry = config("+ consume_ram | amount: 20M", "+ log | string: got it", "+ sleep | ms: 600000")
+    run(engine, "hungry", hungry, "--memory", "8m")
+    until(lambda: "blocked: the component waits for" in state(engine, "hungry")["Error"])
+    parent = process("init -> containers", parent_of(component("hungry", engine)))
+    os.kill(parent, signal.SIGSTOP)
+    try:
+        engine.docker("update", "--memory", "64m", "--memory-swap", "-1", "hungry")
+        time.sleep(1)  # for the sub-init, which goes on
+    finally:
+        os.kill(parent, signal.SIGCONT)
+    reported(engine, "hungry", "got it\n")
+    done = engine.docker("exec", "-e", config("+ log | string: inside", "+ exit"), "hungry", "dummy")
+    assert (done.returncode, done.stdout) == (0, "inside\n")
+    engine.docker("rm", "-f", "hungry")
+
+
 def test_one_more_component_in_a_container(engine: EngineUnderTest) -> None:
     run(engine, "outer", LASTING)
     done = engine.docker("exec", "-e", config("+ log | string: inside", "+ exit"), "outer", "dummy")
@@ -171,9 +189,7 @@ def test_containers_outlive_the_engine(engine: EngineUnderTest) -> None:
 def test_a_genode_that_ends_takes_its_containers_along_and_another_is_started(engine: EngineUnderTest) -> None:
     run(engine, "victim", LASTING)
     reported(engine, "victim", "up\n")
-    status = Path(f"/proc/{component('victim', engine)}/stat").read_text()
-    parent = int(status.rpartition(")")[2].split()[1])
-    os.kill(parent, signal.SIGKILL)
+    os.kill(parent_of(component("victim", engine)), signal.SIGKILL)
     until(lambda: not state(engine, "victim")["Running"])
     assert "the Genode that the container ran on has ended" in state(engine, "victim")["Error"]
     engine.docker("start", "victim")
@@ -196,9 +212,7 @@ def test_statistics_are_what_the_genode_reports(engine: EngineUnderTest) -> None
 def test_a_genode_that_reports_nothing_is_ended(engine: EngineUnderTest) -> None:
     run(engine, "silenced", LASTING)
     reported(engine, "silenced", "up\n")
-    status = Path(f"/proc/{component('silenced', engine)}/stat").read_text()
-    core = int(status.rpartition(")")[2].split()[1])
-    os.kill(core, signal.SIGSTOP)  # no component gets anywhere without it
+    os.kill(parent_of(component("silenced", engine)), signal.SIGSTOP)  # no component gets anywhere without core
     engine.docker("stop", "silenced")  # another configuration, which nobody reads
     assert state(engine, "silenced")["ExitCode"] == 143
     failed = engine.docker("run", "--rm", "-e", HELLO, "dummy", check=False)

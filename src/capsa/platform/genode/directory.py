@@ -35,9 +35,9 @@ class Directory:
         """
         self._write(CONTAINERS, document, version)
 
-    def write_container(self, name: str, document: hid.Node) -> None:
-        """That of one container's sub-init; raises `LaunchFailed`."""
-        self._write(CONFIG_PREFIX + name, document)
+    def write_container(self, name: str, document: hid.Node, version: int) -> None:
+        """That of one container's sub-init, likewise; raises `LaunchFailed`."""
+        self._write(CONFIG_PREFIX + name, document, version)
 
     def forget_container(self, name: str) -> None:
         """Its sub-init is gone: so are its configuration and its reports."""
@@ -70,12 +70,11 @@ class Directory:
         with open(fd, "rb", buffering=0) as file:
             return read(file.read(MOST) or b"")
 
-    def _write(self, name: str, document: hid.Node, version: int | None = None) -> None:
+    def _write(self, name: str, document: hid.Node, version: int) -> None:
         try:
             if self._schema is not None and (problems := self._schema.check(document)):
                 raise LaunchFailed(f"the configuration of {name} does not fit this Genode's schema: {problems[0]}")
-            if version is not None:  # the schema of 26.02 does not know it, `init` does
-                document.set("version", version)
+            document.set("version", version)  # the schema of 26.02 does not know it, `init` does
             text = hid.write(document)
         except hid.HidError as error:
             raise LaunchFailed(f"the configuration of {name} cannot be written: {error}") from error

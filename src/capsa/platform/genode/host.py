@@ -8,6 +8,7 @@ else and goes with it. Core's temporary directory is there, too: cores of one us
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import shutil
@@ -145,7 +146,7 @@ class GenodeHost:
         if self._fault is not None and now > self._fault[0]:
             self._find_faulted(self._fault[1])
             self._fault = None
-        for member in [each for each in self.members.values() if each.status.state == "creating"]:
+        for member in [each for each in self.members.values() if each.watched]:
             self._look(member)
 
     def _notice_silence(self, seconds: float) -> None:
@@ -245,7 +246,7 @@ class GenodeHost:
         self.members[member.name] = member
         try:
             member.reception.listen()
-            self._directory.write_container(member.name, member.subinit(self._cow))
+            self._write_container(member)
             self._write()
         except (CapsaError, OSError) as error:
             member.fail(error)
@@ -333,9 +334,31 @@ class GenodeHost:
     # -- what containers need of it
 
     def apply(self, member: Member) -> None:
-        """As of `capsa.platform.genode.member.Machine`: more first, less last."""
-        self._write()
-        self._directory.write_container(member.name, member.subinit(self._cow))
+        """As of `capsa.platform.genode.member.Machine`: more first, less last, and one after the other.
+
+        The sub-init would hand out what it has not got yet as far as it goes, and never come back to it; and what its
+        components have, nobody can take from it.
+        """
+        if member.quota.fits(member.granted):
+            self._write_container(member)
+            member.returns = member.version
+        else:
+            self._write()
+            member.awaits = self._version
+
+    def _write_container(self, member: Member) -> None:
+        member.version += 1
+        self._directory.write_container(member.name, member.subinit(self._cow), member.version)
+
+    def _go_on(self) -> None:
+        """Genode has done what the newest report is about: what waited for that is next."""
+        for member in list(self.members.values()):
+            if member.active and 0 < member.awaits <= self._reported:
+                member.awaits = 0
+                try:
+                    self._write_container(member)
+                except CapsaError as error:
+                    member.stuck(error)
 
     def admit(self, member: Member, wanted: Quota) -> None:
         """As of `capsa.platform.genode.member.Machine`."""
@@ -351,10 +374,7 @@ class GenodeHost:
     def withdraw(self, member: Member) -> None:
         """As of `capsa.platform.genode.member.Machine`."""
         member.status = msgspec.structs.replace(member.status, state="exited")
-        try:
-            self._write()
-        except CapsaError as error:
-            print(f"container {member.name} cannot be taken out of the configuration: {error}", file=sys.stderr)
+        self._write_if_possible(member)
 
     def forget(self, member: Member) -> None:
         """As of `capsa.platform.genode.member.Machine`."""
@@ -374,7 +394,16 @@ class GenodeHost:
     def _write(self) -> None:
         self._version += 1
         self._directory.write_containers(self._document(), self._version)
+        for each in self.members.values():
+            each.granted = each.quota
         self._written_at = time.monotonic()
+
+    def _write_if_possible(self, member: Member) -> None:
+        """Where less is wanted than before, a failure can wait until the next time."""
+        try:
+            self._write()
+        except CapsaError as error:
+            print(f"container {member.name} keeps what it had: {error}", file=sys.stderr, flush=True)
 
     # -- what Genode says
 
@@ -387,6 +416,7 @@ class GenodeHost:
             state = self._directory.state()
             if state is not None:
                 self._take(state)
+                self._go_on()
                 concerned |= set(self.members)
         for name in concerned:
             if name in self.members:
@@ -407,6 +437,9 @@ class GenodeHost:
         state = self._directory.state()
         outer = state.children.get(member.name) if state is not None else None
         inner = self._directory.state_of(member.name)
+        if inner is not None and member.active and inner.version == str(member.returns):
+            member.returns = 0
+            self._write_if_possible(member)
         self._output(READ)  # what a component wrote before its end has to be taken before that
         member.reported(outer, inner)
 
@@ -463,6 +496,12 @@ class GenodeHost:
         self._over = True
 
 
+def _alone(settings: Settings) -> None:
+    """Wait until the one before has ended, which takes its working directory along; the lock ends with the process."""
+    lock = os.open(f"{settings.control}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+
 def main() -> None:
     """``python -m capsa.platform.genode.host SETTINGS``, as JSON."""
     settings = msgspec.json.decode(sys.argv[1], type=Settings)
@@ -470,6 +509,7 @@ def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     set_title("capsa: genode")
     try:
+        _alone(settings)
         namespace.unshare(namespace.FLAGS["mount"])
         mount.attributes(mount.AT_FDCWD, propagation=mount.MS_SLAVE, recursive=True, path="/")
         host = GenodeHost(settings)

@@ -27,7 +27,7 @@ from capsa.platform.reception import Reception
 from capsa.platform.streams import STDOUT, Streams
 
 MOST_SKIPPED = 3
-INCOMPLETE_SECONDS = 0.5  # reports may be behind: a session that is missing is missing for longer
+INCOMPLETE_SECONDS = 1.0  # a session that is missing is missing for longer: reports may be behind
 # Genode has no signals. These end a component, which is what they do to a Linux process that does not know them.
 ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL})
 _SEGMENTATION = b"Segmentation fault"
@@ -60,7 +60,7 @@ class Additional:
         self.wanted = wanted
         self.streams = streams
         self.answer: Answer | None = answer
-        self.since = time.monotonic()
+        self.lacking = 0.0
 
 
 class Member:
@@ -77,8 +77,12 @@ class Member:
         self.tree = tree
         self.reception = Reception(self, machine.loop, launch.control)
         self.status = Status(state="creating")
-        self.since = time.monotonic()
+        self._lacking = 0.0  # since when something is missing that it needs, as reports have it
         self.execs: dict[str, Additional] = {}
+        self.granted = Quota(0, 0)  # what its start node had in the newest configuration
+        self.version = 0  # of its sub-init's configuration
+        self.awaits = 0  # the configuration of all that has to be in effect before the next one of its own
+        self.returns = 0  # the one of its own after which others may have what it has no more
         self.usage = Child(MAIN)
         self._machine = machine
         self._exec_count = 0
@@ -96,6 +100,11 @@ class Member:
     def active(self) -> bool:
         """It is among those that run or are about to."""
         return self.status.state in ("creating", "running")
+
+    @property
+    def watched(self) -> bool:
+        """Something of it is to begin, and somebody waits for it."""
+        return self.status.state == "creating" or any(each.answer is not None for each in self.execs.values())
 
     def entry(self) -> compile.Entry:
         """Its part of the configuration of all containers."""
@@ -212,6 +221,15 @@ class Member:
         for end, attach in zip(ends, command.attach, strict=True):
             streams.attach(end, attach)
 
+    def stuck(self, error: CapsaError) -> None:
+        """The configuration of its sub-init cannot be written: what was to be added to it will not be there."""
+        print(f"container {self.name}: {error}", file=sys.stderr, flush=True)
+        for each in list(self.execs.values()):
+            if each.answer is not None:
+                each.answer(failure_of(error))
+                each.answer = None
+                self._exec_ended(each, 127, apply=False)
+
     def _release(self) -> None:
         if self.status.state != "exited":
             raise Conflict(f"container {self.launch.id} is {self.status.state}, only an exited one can be released")
@@ -251,7 +269,10 @@ class Member:
             self.reception.say(self.status)
 
     def _incomplete(self, what: str) -> None:
-        if self.status.state == "creating" and time.monotonic() - self.since > INCOMPLETE_SECONDS:
+        if self.status.state != "creating":
+            return
+        self._lacking = self._lacking or time.monotonic()
+        if time.monotonic() - self._lacking > INCOMPLETE_SECONDS:
             self.fail(LaunchFailed(f"{what} is not there: {self._trouble or 'see the log of the engine'}", 127))
 
     def _notice_shortage(self, main: Child) -> None:
@@ -332,7 +353,9 @@ class Member:
         if which.answer is not None and child.id is not None and not child.incomplete:
             which.answer(Started(pid=0))
             which.answer = None
-        if child.incomplete and which.answer is not None and time.monotonic() - which.since > INCOMPLETE_SECONDS:
+        if child.incomplete:
+            which.lacking = which.lacking or time.monotonic()
+        if child.incomplete and which.answer is not None and time.monotonic() - which.lacking > INCOMPLETE_SECONDS:
             which.answer(failure_of(LaunchFailed("a ROM or a service that the component needs is not there", 127)))
             which.answer = None
             self._exec_ended(which, 127)

@@ -18,7 +18,7 @@ from capsa.platform import packets, sandbox
 from capsa.platform.genode.host import Settings, missing
 from capsa.platform.genode.image import Images
 from capsa.platform.protocol import Launch
-from capsa.platform.sandbox import Sandbox
+from capsa.platform.sandbox import Sandbox, SubInitGone
 from capsa.vfs.tree import CopyOnWrite
 
 START_SECONDS = 10.0
@@ -59,29 +59,41 @@ class GenodePlatform:
         """As of `capsa.platform.linux.platform.LinuxPlatform`; starts Genode if need be."""
         if isinstance(launch.root, CopyOnWrite):  # here, since a large image would hold up who runs all containers
             await asyncio.to_thread(self._images.get, launch.root.layers)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        made = Sandbox(launch.id, ours)
-        try:
-            with theirs:
-                await self._send(launch, [theirs.fileno(), *fds])
-            await made.launched()
-        except BaseException:
-            made.close()
-            raise
-        return made
+        for again in (True, False):
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            made = Sandbox(launch.id, ours)
+            try:
+                with theirs:
+                    end = await self._send(launch, [theirs.fileno(), *fds])
+                await made.launched()
+                return made
+            except SubInitGone:
+                made.close()
+                if not again:
+                    raise
+                if self._end is end:  # that Genode was about to end, and has not looked at it any more
+                    self._disconnect()
+            except BaseException:
+                made.close()
+                raise
+        raise AssertionError("not reached")
 
-    async def _send(self, launch: Launch, fds: Sequence[int]) -> None:
+    async def _send(self, launch: Launch, fds: Sequence[int]) -> socket.socket:
+        """The connection that it went through."""
         for attempt in range(2):
             async with self._lock:
                 if self._end is None:
                     self._end = await self._connected()
+                end = self._end
             try:
-                packets.send(self._end, launch, list(fds))
-                return
+                packets.send(end, launch, list(fds))
+                return end
             except OSError as error:  # that Genode has ended meanwhile
-                self._disconnect()
+                if self._end is end:
+                    self._disconnect()
                 if attempt:
                     raise LaunchFailed(f"Genode cannot be reached: {errors.reason(error)}") from error
+        raise AssertionError("not reached")
 
     async def reconnect(self, container: str) -> Sandbox | None:
         """Connect to the sub-init of a container that is there already; None if there is none."""
