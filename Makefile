@@ -14,7 +14,7 @@ SOURCES := $(shell find src -name '*.py' 2>/dev/null)
 
 .PHONY: setup run stop test bench clean packages test-packages
 
-setup: packages $(VENV)/.installed $(VENV)/.compiled
+setup: packages $(VENV)/.launcher $(VENV)/.compiled
 
 packages:
 	@.ci/packages $(RUN_PACKAGES)
@@ -30,7 +30,6 @@ $(PYTHON): | packages
 $(VENV)/.installed: pyproject.toml requirements-dev.lock | $(PYTHON)
 	@echo "installing Python packages into $(VENV)"
 	@$(PIP) install --constraint requirements-dev.lock --editable .
-	@.ci/launcher $(VENV)
 	@touch $@
 
 $(VENV)/.tested: pyproject.toml requirements-dev.lock | $(VENV)/.installed
@@ -39,9 +38,14 @@ $(VENV)/.tested: pyproject.toml requirements-dev.lock | $(VENV)/.installed
 	@.ci/launcher $(VENV)
 	@touch $@
 
+$(VENV)/.launcher: .ci/launcher $(VENV)/.installed
+	@.ci/launcher $(VENV)
+	@touch $@
+
 # Start-up time counts, and PYTHONDONTWRITEBYTECODE may be set: compile here.
 $(VENV)/.compiled: $(SOURCES) | $(VENV)/.installed
 	@$(PYTHON) -m compileall -q src
+	@$(PYTHON) -X no_debug_ranges -m capsa.runtime.together
 	@touch $@
 
 run: setup

@@ -20,6 +20,7 @@ from fixtures.runtime import COMMAND, RuntimeUnderTest, runtime
 from fixtures.wait import until
 
 from capsa.oci.runtime import Hook, Hooks, Mount
+from capsa.runtime import entry
 from capsa.sys import sealed
 
 pytestmark = b.NEEDS
@@ -35,9 +36,20 @@ def oci(tmp_path: Path) -> Iterator[RuntimeUnderTest]:
 # ---- the runtime's own program (CVE-2019-5736) ----
 
 
+# As `make setup` has it begin, and as it begins where there is no Perl.
+_BEGINNINGS = {
+    "launcher": COMMAND,
+    "entry": (os.path.realpath(sys.executable), "-I", "-S", entry.__file__, str(Path(msgspec.__file__).parents[1])),
+}
+
+
+@pytest.mark.parametrize("beginning", _BEGINNINGS)
 @pytest.mark.parametrize("verb", ["create", "run", "exec"])
-def test_what_makes_processes_runs_from_a_mount_that_cannot_be_written(oci: RuntimeUnderTest, verb: str) -> None:
+def test_what_makes_processes_runs_from_a_mount_that_cannot_be_written(
+    oci: RuntimeUnderTest, verb: str, beginning: str
+) -> None:
     """A program that is a script for /proc/self/exe gets the interpreter of the process that executed it."""
+    oci.command = _BEGINNINGS[beginning]
     python = Path(os.path.realpath(sys.executable))
     before = python.stat()
     (oci.root / "bin" / "attack").write_text(

@@ -5,8 +5,6 @@ specification asks; a wrong type is a `msgspec.ValidationError` that names the p
 `load` turns that into one sentence.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any, Literal
 

@@ -7,10 +7,7 @@ import fcntl
 import os
 import select
 import signal
-import struct
-import termios
 import time
-import tty
 
 from capsa.sys import process as calls
 
@@ -22,6 +19,7 @@ if TYPE_CHECKING:
 _OWN = {signal.SIGCHLD, signal.SIGWINCH, signal.SIGKILL, signal.SIGSTOP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGTSTP}
 _OWN |= {signal.SIGCONT, signal.SIGPIPE, signal.SIGURG}
 _WAKE: list[int] = []
+_TIOCGWINSZ, _TIOCSWINSZ = 0x5413, 0x5414
 IDLE = 0.02  # seconds
 
 
@@ -136,6 +134,9 @@ def _raw() -> Iterator[None]:
     if not os.isatty(0):
         yield
         return
+    import termios
+    import tty
+
     before = termios.tcgetattr(0)
     try:
         tty.setraw(0, termios.TCSANOW)
@@ -148,5 +149,4 @@ def _size(master: int) -> None:
     """It has the size of ours."""
     with contextlib.suppress(OSError):
         if os.isatty(0):
-            size = fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8))
-            fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", *struct.unpack("HHHH", size)))
+            fcntl.ioctl(master, _TIOCSWINSZ, fcntl.ioctl(0, _TIOCGWINSZ, bytes(8)))

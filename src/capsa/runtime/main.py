@@ -10,7 +10,7 @@ import sys
 
 from capsa.cli.options import Option, Options, UsageError, parse
 from capsa.errors import CapsaError, InvalidArgument, Unsupported
-from capsa.runtime import entry, lean
+from capsa.runtime import lean, sealing
 from capsa.runtime.verb import DEFAULT_ROOT, PROGRAM, Settings
 
 TYPE_CHECKING = False
@@ -52,9 +52,24 @@ VERBS = {
     "update": "limits",
 }
 
-
 # They have no need of msgspec.
 LIGHT = frozenset({"kill", "list", "state"})
+# They take time anyway, and need more of Python's library than `lean` leaves.
+FULL = frozenset({"checkpoint", "features", "restore", "spec"})
+_CGROUPS = ("capsa.platform.linux.cgroup", "capsa.platform.linux.cgroup.kill")
+_CONTAINERS = ("capsa.platform.linux.container", "capsa.platform.linux.door", "capsa.runtime.ancestors")
+# What verbs import while they are at work, and need always.
+WANTED = {
+    "create": _CONTAINERS,
+    "delete": ("capsa.runtime.ancestors", *_CGROUPS),
+    "exec": (*_CONTAINERS, "capsa.platform.linux.entering"),
+    "pause": _CGROUPS,
+    "ps": _CGROUPS,
+    "resume": _CGROUPS,
+    "run": (*_CONTAINERS, "capsa.runtime.foreground", "capsa.runtime.start", "capsa.platform.linux.cgroup.kill"),
+    "update": _CGROUPS,
+    "start": ("capsa.platform.linux.door", "capsa.runtime.ancestors"),
+}
 
 
 def verb(name: str) -> Verb:
@@ -125,8 +140,8 @@ def dispatch(given: Options) -> int:
     log.check()
     settings = settings_of(given, log)
     name = given.arguments[0]
-    if name not in LIGHT:
-        lean.import_msgspec()
+    if name in VERBS and name not in FULL:
+        lean.load((f"capsa.runtime.{VERBS[name]}", *WANTED.get(name, ())), types=name not in LIGHT)
     found = verb(name)
     options = found.parse(given.arguments[1:])
     if options is None:
@@ -136,7 +151,7 @@ def dispatch(given: Options) -> int:
     try:
         if found.name not in ("features", "spec") and os.geteuid():
             raise InvalidArgument(f"{PROGRAM} {found.name} needs root: containers without root are not supported")
-        if found.name in entry.SEALED and not entry.is_sealed():
+        if found.name in sealing.SEALED and not sealing.is_sealed():
             raise Unsupported(
                 "cannot protect the runtime's own program from containers: it takes CAP_SYS_ADMIN and Linux 5.12"
             )
@@ -180,10 +195,12 @@ def script() -> NoReturn:
     """The console script, as pip makes it."""
     import importlib.util
 
+    from capsa.runtime import entry
+
     found = importlib.util.find_spec("msgspec")
     assert found is not None and found.origin is not None
     directory = os.path.dirname(os.path.dirname(found.origin))
-    entry.seal([os.path.abspath(entry.__file__), directory, *sys.argv[1:]])
+    sealing.begin_again([os.path.abspath(entry.__file__), directory, *sys.argv[1:]])
     main()
 
 

@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Any, Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 _X86_64: Final = {
     "capget": 125,
@@ -36,6 +39,7 @@ _X86_64: Final = {
     "pidfd_send_signal": 424,
     "pivot_root": 155,
     "prctl": 157,
+    "prlimit64": 302,
     "rt_sigaction": 13,
     "sched_setattr": 314,
     "set_mempolicy": 238,
@@ -59,6 +63,7 @@ _ARM64: Final = _X86_64 | {
     "personality": 92,
     "pivot_root": 41,
     "prctl": 167,
+    "prlimit64": 261,
     "rt_sigaction": 134,
     "sched_setattr": 274,
     "set_mempolicy": 237,
@@ -78,8 +83,6 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 _syscall: Any = _libc.syscall
 _syscall.restype = ctypes.c_long
 _syscall.argtypes = [ctypes.c_long] + [ctypes.c_void_p] * 6
-
-Argument = int | bytes | ctypes.Array[Any] | ctypes.Structure | None
 
 
 def failed(call: str, path: str | bytes = "", errno: int | None = None) -> OSError:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterable
 
 from capsa.sys.netlink_socket import NetlinkSocket, attributes, parts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 NETLINK_NETFILTER = 12
 IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE = (1 << 8) | 1, (1 << 8) | 2

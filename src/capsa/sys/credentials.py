@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterator, Sequence
-from typing import Final
 
 from capsa.sys.call import call
 from capsa.sys.process import (
@@ -20,6 +18,11 @@ from capsa.sys.process import (
     PR_SET_KEEPCAPS,
     prctl,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Final
 
 _VERSION_3: Final = 0x20080522
 _JOIN_SESSION_KEYRING: Final = 1

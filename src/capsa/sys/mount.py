@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Final
 
 from capsa.sys.call import call
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 AT_FDCWD: Final = -100
 AT_EMPTY_PATH: Final = 0x1000

@@ -9,9 +9,6 @@ from __future__ import annotations
 import fcntl
 import socket
 import struct
-from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import NamedTuple
 
 from capsa.sys.netlink_socket import (
     NLM_F_CREATE,
@@ -23,6 +20,11 @@ from capsa.sys.netlink_socket import (
     parts,
     text_of,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from types import TracebackType
 
 SIOCGIFINDEX = 0x8933
 
@@ -51,35 +53,44 @@ _ifreq = struct.Struct("=16si20x")
 _uint = struct.Struct("=I")
 
 
-class Link(NamedTuple):
+class Link:
     """A network interface.
 
     ``master`` is the index of the bridge it is a port of (0: none), ``kind`` as in ``bridge``, ``veth``.
     """
 
-    ifindex: int
-    name: str
-    master: int
-    kind: str
-    mac: str
-    up: bool
+    __slots__ = ("ifindex", "kind", "mac", "master", "name", "up")
+
+    def __init__(self, ifindex: int, name: str, master: int, kind: str, mac: str, up: bool) -> None:
+        self.ifindex = ifindex
+        self.name = name
+        self.master = master
+        self.kind = kind
+        self.mac = mac
+        self.up = up
 
 
-class Address(NamedTuple):
+class Address:
     """An address of an interface, as ``A.B.C.D`` or IPv6 text, and its prefix length."""
 
-    ifindex: int
-    address: str
-    prefix: int
+    __slots__ = ("address", "ifindex", "prefix")
+
+    def __init__(self, ifindex: int, address: str, prefix: int) -> None:
+        self.ifindex = ifindex
+        self.address = address
+        self.prefix = prefix
 
 
-class Route(NamedTuple):
+class Route:
     """A route to ``destination``/``prefix`` through an interface (0: several or none); default routes have prefix 0."""
 
-    destination: str
-    prefix: int
-    gateway: str
-    ifindex: int
+    __slots__ = ("destination", "gateway", "ifindex", "prefix")
+
+    def __init__(self, destination: str, prefix: int, gateway: str, ifindex: int) -> None:
+        self.destination = destination
+        self.prefix = prefix
+        self.gateway = gateway
+        self.ifindex = ifindex
 
 
 class Netlink:

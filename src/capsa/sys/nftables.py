@@ -11,10 +11,13 @@ import ctypes
 import os
 import subprocess
 from functools import cache
-from typing import Any
 
 from capsa.errors import CapsaError, Unsupported
 from capsa.sys.netlink_socket import NetlinkSocket, attributes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 LIBRARY = "libnftables.so.1"
 PROGRAM = "/usr/sbin/nft"

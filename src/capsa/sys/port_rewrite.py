@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable
 
 from capsa.sys.netlink_socket import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NetlinkSocket, attributes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 TABLE = "capsa"
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from typing import Final
 
 from capsa.sys.call import call
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 CLONE_PARENT: Final = 0x00008000
 CLONE_CLEAR_SIGHAND: Final = 0x100000000
@@ -27,6 +30,25 @@ PR_CAP_AMBIENT_RAISE: Final = 2
 PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
 CLOSE_RANGE_CLOEXEC: Final = 4
+RLIMITS: Final = {
+    "RLIMIT_CPU": 0,
+    "RLIMIT_FSIZE": 1,
+    "RLIMIT_DATA": 2,
+    "RLIMIT_STACK": 3,
+    "RLIMIT_CORE": 4,
+    "RLIMIT_RSS": 5,
+    "RLIMIT_NPROC": 6,
+    "RLIMIT_NOFILE": 7,
+    "RLIMIT_OFILE": 7,
+    "RLIMIT_MEMLOCK": 8,
+    "RLIMIT_AS": 9,
+    "RLIMIT_LOCKS": 10,
+    "RLIMIT_SIGPENDING": 11,
+    "RLIMIT_MSGQUEUE": 12,
+    "RLIMIT_NICE": 13,
+    "RLIMIT_RTPRIO": 14,
+    "RLIMIT_RTTIME": 15,
+}
 _NO_LIMIT: Final = 0xFFFFFFFF
 _SIGNALS: Final = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 # What glibc keeps for its threads and hides from Python; whoever started us may ignore it all the same.
@@ -101,6 +123,11 @@ def pidfd_send_signal(pidfd: int, number: int) -> None:
 def prctl(option: int, a: int = 0, b: int = 0) -> int:
     """``prctl(2)`` with integer arguments."""
     return call("prctl", option, a, b, 0, 0, about=str(option))
+
+
+def prlimit(pid: int, limit: int, soft: int, hard: int) -> None:
+    """Set a resource limit (`RLIMITS`) of process ``pid``, 0 for one's own; -1 is none. Raises `OSError`."""
+    call("prlimit64", pid, limit, (ctypes.c_int64 * 2)(soft, hard), None, about=str(pid))
 
 
 def name_thread(name: str) -> None:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterable
-from typing import Final
 
 from capsa.sys.call import call
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Final
 
 POLICIES: Final = {
     "SCHED_OTHER": 0,

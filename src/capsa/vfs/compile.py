@@ -5,8 +5,6 @@ Default Filesystems, Devices, Masked Paths, Readonly Paths, Rootfs Mount Propaga
 from __future__ import annotations
 
 import posixpath
-import re
-from collections.abc import Callable
 
 from capsa.errors import InvalidArgument
 from capsa.oci.runtime import Device, IDMapping, Linux, Mount, Spec
@@ -31,6 +29,12 @@ from capsa.vfs.tree import (
     Terminals,
     Tree,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Warn = Callable[[str], None]
 
 DEFAULT_DEVICES: tuple[DeviceNode, ...] = (
     DeviceNode(path="/dev/null", kind="c", major=1, minor=3),
@@ -58,9 +62,6 @@ _KINDS: dict[type, str] = {
 PTMX_LINK = ("/dev/ptmx", "pts/ptmx")
 
 PROPAGATIONS = frozenset(prefix + kind for prefix in ("", "r") for kind in ("private", "shared", "slave", "unbindable"))
-
-
-Warn = Callable[[str], None]
 
 
 def tree(spec: Spec, root: RootNode | None = None, *, bundle: str = "", warn: Warn | None = None) -> Tree:
@@ -164,6 +165,8 @@ def _node(path: str, mount: Mount, parsed: options.Parsed, bundle: str) -> Node:
         case "sysfs" if not data:
             return Sys()
         case "overlay" if data.keys() == {"lowerdir"}:
+            import re  # hardly ever needed, and not cheap
+
             layers = re.split(r"(?<!\\):", data.pop("lowerdir"))[::-1]
             return Image(layers=tuple(layer.replace("\\:", ":") for layer in layers), subdir=parsed.subdir)
         case "mqueue" if not data:

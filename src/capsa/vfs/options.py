@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import msgspec
 
 from capsa.errors import InvalidArgument
 from capsa.vfs.tree import Access
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 _ACCESS: dict[str, tuple[str, Any]] = {
     "ro": ("write", False),

@@ -16,7 +16,6 @@ import socket
 import sys
 import termios
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -37,6 +36,10 @@ from capsa.platform.loop import HANGUP, READ, Loop
 from capsa.platform.protocol import Done, Launch, Pids, Report, Status
 from capsa.platform.reception import Reception
 from capsa.platform.streams import Streams
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 LINGER_SECONDS = 2.0
 DRAIN_SECONDS = 2.0

@@ -11,8 +11,7 @@ import contextlib
 import gc
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn
+import sys
 
 import msgspec
 
@@ -34,12 +33,15 @@ from capsa.platform.linux import (
 )
 from capsa.platform.linux.cgroup import Entry, Mount
 from capsa.platform.linux.channel import Channel
-from capsa.sys import credentials, namespace
+from capsa.sys import credentials, loopback, namespace, netlink
 from capsa.sys import process as calls
-from capsa.sys.netlink import Netlink
 from capsa.vfs import linux as vfs_linux
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import NoReturn
+
     from capsa.platform.protocol import Interface
 
 
@@ -84,6 +86,7 @@ class Plan(msgspec.Struct, kw_only=True):
 def guard(channel: Channel, body: Callable[[], None]) -> NoReturn:
     """Run ``body`` as the whole life of a child; what it raises is told to the parent."""
     try:
+        sys.meta_path.clear()  # what would be imported from here on would be the container's
         gc.disable()  # garbage of the parent may hold descriptors whose numbers are used anew here
         body()
     except BaseException as error:
@@ -286,17 +289,14 @@ def _names(plan: Plan) -> None:
 
 
 def _network(plan: Plan, channel: Channel) -> None:
-    bare = plan.spaces.is_new("network") and plan.network is None
-    moved = bool(plan.interfaces or plan.linux.net_devices)
-    if not bare and not moved and not plan.names:
-        return
-    with Netlink() as netlink:
-        if bare:
-            netlink.up("lo")
-        if moved:
-            channel.expect("network")
-        for interface in plan.interfaces:
-            configure(netlink, interface)
+    if plan.spaces.is_new("network") and plan.network is None:
+        loopback.up()
+    if plan.interfaces or plan.linux.net_devices:
+        channel.expect("network")
+    if plan.interfaces:
+        with netlink.Netlink() as links:
+            for interface in plan.interfaces:
+                configure(links, interface)
     if plan.names:
         serve_names(channel)
 
@@ -308,12 +308,12 @@ def serve_names(channel: Channel) -> None:
         each.close()
 
 
-def configure(netlink: Netlink, interface: Interface) -> None:
+def configure(links: netlink.Netlink, interface: Interface) -> None:
     """Give the container's end its addresses and routes; raises `LaunchFailed`."""
     try:
         # Whoever shares the network may send router advertisements, and would get the container's IPv6 traffic.
         sysctl.write([(f"net/ipv6/conf/{interface.name}/accept_ra", "0")], if_there=True)
-        netlink.configure(interface.name, interface.addresses, interface.gateways)
+        links.configure(interface.name, interface.addresses, interface.gateways)
         sysctl.write(list(interface.sysctls.items()))
     except OSError as error:
         raise LaunchFailed(f"cannot configure the interface {interface.name}: {error.strerror}") from error

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Final
 
 import msgspec
 
 from capsa.errors import InvalidArgument
 from capsa.oci.runtime import Capabilities
 from capsa.sys import credentials
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
 
 NAMES: Final = [
     "CAP_CHOWN",

@@ -10,12 +10,15 @@ import array
 import contextlib
 import os
 import socket
-from typing import NoReturn
 
 import msgspec
 
 from capsa import errors
 from capsa.errors import CapsaError, LaunchFailed, reason
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 _PACKET = 64 * 1024
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -32,15 +30,17 @@ from capsa.platform.linux.cgroup import Cgroup
 from capsa.platform.linux.channel import Channel, Gone
 from capsa.platform.linux.newborn import Birth as Birth
 from capsa.platform.linux.process import limit
-from capsa.sys import namespace
+from capsa.sys import namespace, netlink
 from capsa.sys import process as calls
 from capsa.sys.namespace import FLAGS
-from capsa.sys.netlink import Netlink
 from capsa.vfs import compile as vfs_compile
 from capsa.vfs import linux as vfs_linux
 from capsa.vfs.tree import IDRange, RootNode
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from capsa.platform.protocol import Interface
 
 Streams = tuple[int, int, int]
@@ -87,9 +87,11 @@ def create(
         raise InvalidArgument("the specification has no process to run")
     linux = spec.linux or Linux()
     _refuse(linux)
-    hooks.check(spec.hooks)
+    if spec.hooks is not None:
+        hooks.check(spec.hooks)
     spaces = namespaces.Namespaces(linux, share_mounts=warn is not None)
-    netdevices.check(linux.net_devices, apart=spaces.has("network"))
+    if linux.net_devices:
+        netdevices.check(linux.net_devices, apart=spaces.has("network"))
     where = os.path.abspath(bundle)
     with _id_maps(spec) as id_maps, cgroup.entry() as entry:
         plan = birth.Plan(
@@ -188,7 +190,7 @@ def _make(plan: birth.Plan, group: int | None, sibling: bool) -> Birth:
     with contextlib.ExitStack() as stack:
         space = stack.enter_context(namespaces.opened("pid", path)) if path else None
         pid, channel = _clone(lambda theirs: body(plan, theirs), flags, group, space, path, sibling)
-    return Birth(pid, channel, lambda: interfaces.remove(plan.interfaces))
+    return Birth(pid, channel, lambda: interfaces.remove(plan.interfaces) if plan.interfaces else None)
 
 
 def _clone(
@@ -402,8 +404,8 @@ def connect(pid: int, interface: Interface, names: bool = False) -> list[int]:
     """
     interfaces.add([interface], pid)
 
-    def configure(netlink: Netlink, channel: Channel) -> None:
-        birth.configure(netlink, interface)
+    def configure(links: netlink.Netlink, channel: Channel) -> None:
+        birth.configure(links, interface)
         if names:
             birth.serve_names(channel)
 
@@ -417,9 +419,9 @@ def connect(pid: int, interface: Interface, names: bool = False) -> list[int]:
 def disconnect(pid: int, name: str) -> None:
     """Remove interface ``name`` of the running container of process ``pid``; raises `LaunchFailed`."""
 
-    def remove(netlink: Netlink, _channel: Channel) -> None:
+    def remove(links: netlink.Netlink, _channel: Channel) -> None:
         try:
-            netlink.delete(name)
+            links.delete(name)
         except OSError as error:
             raise LaunchFailed(f"cannot remove the interface {name}: {error.strerror}") from error
 
@@ -429,24 +431,24 @@ def disconnect(pid: int, name: str) -> None:
 def route(pid: int, name: str, gateways: Sequence[str]) -> None:
     """Let default routes of the running container of process ``pid`` lead through ``name``; raises `LaunchFailed`."""
 
-    def change(netlink: Netlink, _channel: Channel) -> None:
+    def change(links: netlink.Netlink, _channel: Channel) -> None:
         try:
-            netlink.route(name, gateways)
+            links.route(name, gateways)
         except OSError as error:
             raise LaunchFailed(f"cannot make {name} the default route: {error.strerror}") from error
 
     _in_network(pid, change)
 
 
-def _in_network(pid: int, do: Callable[[Netlink, Channel], None]) -> list[int]:
+def _in_network(pid: int, do: Callable[[netlink.Netlink, Channel], None]) -> list[int]:
     """Call ``do`` in a child that is in the network namespace of process ``pid``; the sockets that it sends."""
 
     def live(theirs: Channel) -> None:
         birth.tie()
         with namespaces.opened("network", f"/proc/{pid}/ns/net") as fd:
             namespaces.enter("network", fd, f"of process {pid}")
-        with Netlink() as netlink:
-            do(netlink, theirs)
+        with netlink.Netlink() as links:
+            do(links, theirs)
         theirs.send("done")
 
     child, channel = _clone(live, 0, None, None, "")

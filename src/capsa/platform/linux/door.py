@@ -11,15 +11,17 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
 from capsa.platform.linux.channel import Channel, Gone
 from capsa.sys import process as calls
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import NoReturn
+
     from capsa.oci.runtime import Spec, State
 
 # What ends a program by default. To the first process of a pid namespace the kernel delivers only what it handles.

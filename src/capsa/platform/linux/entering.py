@@ -7,7 +7,6 @@ of the runtime may be reachable from there (`birth.arrive`).
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 import msgspec
 
@@ -18,6 +17,10 @@ from capsa.platform.linux.cgroup import Entry
 from capsa.platform.linux.channel import Channel
 from capsa.sys import namespace
 from capsa.sys import process as calls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Plan(msgspec.Struct, kw_only=True):

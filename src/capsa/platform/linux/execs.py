@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from capsa.errors import Conflict, NotFound
@@ -19,6 +18,10 @@ from capsa.platform.linux.running import Process
 from capsa.platform.loop import READ, Loop
 from capsa.platform.protocol import ExecExited, Failure, Started
 from capsa.platform.streams import Streams
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Execs:

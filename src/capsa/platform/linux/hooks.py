@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Literal
 
 import msgspec
 
 from capsa.errors import HookFailed, InvalidArgument, reason
 from capsa.oci.runtime import Hook, Hooks, Spec, State
 from capsa.sys.process import pidfd_open
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Literal
 
 _EXCERPT = 1000  # bytes of a failed hook's output that go into the error
 

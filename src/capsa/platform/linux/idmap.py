@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable
 
 from capsa.errors import InvalidArgument, LaunchFailed, reason
 from capsa.oci.runtime import IDMapping
@@ -12,6 +11,10 @@ from capsa.platform.linux.rootfs import IDMap
 from capsa.sys import process
 from capsa.sys.namespace import FLAGS
 from capsa.vfs.tree import IDRange
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def write_maps(pid: int, uids: list[IDMapping], gids: list[IDMapping]) -> None:

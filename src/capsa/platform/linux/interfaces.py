@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from capsa.errors import LaunchFailed
-from capsa.sys import namespace
+from capsa.sys import loopback, namespace
 from capsa.sys.namespace import FLAGS
 from capsa.sys.netlink import Netlink
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from capsa.platform.protocol import Interface
 
 
@@ -22,8 +23,7 @@ def new_network() -> int:
     try:
         namespace.unshare(FLAGS["network"])
         try:
-            with Netlink() as netlink:
-                netlink.up("lo")
+            loopback.up()
             return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         finally:
             namespace.setns(own, FLAGS["network"])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 
 from capsa.errors import InvalidArgument, LaunchFailed, reason
 from capsa.oci.runtime import Linux
 from capsa.sys import namespace
 from capsa.sys.namespace import FLAGS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Joined first are those that need the host's privileges; the mount namespace goes last, for it takes the paths away.
 _ORDER = ("network", "ipc", "uts", "time", "cgroup", "mount")

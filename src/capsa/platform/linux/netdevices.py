@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from capsa.errors import InvalidArgument, LaunchFailed
 from capsa.sys import namespace
 from capsa.sys.namespace import FLAGS
 from capsa.sys.netlink import Netlink
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from capsa.oci.runtime import NetDevice
 
 

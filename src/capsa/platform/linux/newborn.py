@@ -6,14 +6,17 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Callable
-from typing import NoReturn
 
 from capsa.oci.runtime import Rlimit
 from capsa.platform.linux import netdevices, seccomp
 from capsa.platform.linux.channel import Channel, Gone
 from capsa.platform.linux.process import limit
 from capsa.sys import process as calls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
 
 
 class Birth:

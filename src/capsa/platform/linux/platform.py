@@ -9,7 +9,6 @@ import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from capsa import errors
@@ -18,6 +17,10 @@ from capsa.platform import packets, sandbox
 from capsa.platform.protocol import Launch
 from capsa.platform.sandbox import Sandbox, SubInitGone
 from capsa.sys import sealed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MOST_ZYGOTES = 10  # that may be killed with one launch in their hands, until that fails
 

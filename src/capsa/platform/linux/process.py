@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import resource
 import signal
 
 from capsa.errors import InvalidArgument, LaunchFailed, reason
@@ -42,25 +41,25 @@ def check(process: Process) -> None:
 
 
 def _rlimit(limit: Rlimit) -> int:
-    number = getattr(resource, limit.type, None) if limit.type.startswith("RLIMIT_") else None
+    number = calls.RLIMITS.get(limit.type)
     if number is None:
         raise InvalidArgument(f"unknown resource limit {limit.type!r} (they are written like RLIMIT_NOFILE)")
-    return int(number)
+    return number
 
 
 def limit(rlimits: list[Rlimit], pid: int = 0) -> None:
     """Set the resource limits of a process, 0 for one's own; raises `LaunchFailed` naming the one that is refused."""
     for wanted in rlimits:
         try:
-            resource.prlimit(pid, _rlimit(wanted), (_signed(wanted.soft), _signed(wanted.hard)))
-        except (OSError, ValueError) as error:
-            why = reason(error) if isinstance(error, OSError) else str(error)
+            calls.prlimit(pid, _rlimit(wanted), _signed(wanted.soft), _signed(wanted.hard))
+        except OSError as error:
+            why = "the soft limit is above the hard one" if error.errno == errno.EINVAL else reason(error)
             raise LaunchFailed(f"cannot set {wanted.type} to {wanted.soft}:{wanted.hard}: {why}") from error
 
 
 def _signed(value: int) -> int:
-    """Infinity is all ones in the specification, -1 in Python."""
-    return -1 if value >= 1 << 63 or value == resource.RLIM_INFINITY else value
+    """Infinity is all ones in the specification; whatever is near it is meant so, too."""
+    return -1 if value >= 1 << 63 or value < 0 else value
 
 
 def _scheduler(wanted: Scheduler) -> tuple[int, int]:

@@ -10,14 +10,17 @@ import contextlib
 import os
 import signal
 import termios
-from collections.abc import Callable
-from typing import NoReturn
 
 from capsa.oci.runtime import Process
 from capsa.platform.linux import capabilities, process, seccomp
 from capsa.platform.linux.channel import Channel
 from capsa.sys import process as calls
 from capsa.sys.title import set_title
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
 
 # Those that a process raises by its own fault, and what a terminal does to its session: not to be passed on.
 _OWN = frozenset(

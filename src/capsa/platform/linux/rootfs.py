@@ -11,8 +11,6 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from capsa.errors import CapsaError, LaunchFailed, Unsupported, reason
 from capsa.platform.linux import copyup, devices, inroot, sources
@@ -22,6 +20,11 @@ from capsa.sys import path as paths
 from capsa.sys.call import failed
 from capsa.vfs import linux as steps
 from capsa.vfs.tree import IDRange
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
 _RECEIVING = (mount.MS_PRIVATE, mount.MS_SLAVE)
 IDMap = tuple[tuple[IDRange, ...], tuple[IDRange, ...]]

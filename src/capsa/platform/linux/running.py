@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
 
 from capsa.platform.log import LogWriter
 from capsa.platform.loop import Loop
 from capsa.platform.streams import Streams
 from capsa.sys import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Process:

@@ -12,7 +12,6 @@ import os
 import socket
 import time
 from _blake2 import blake2b  # what hashlib gives; importing that would load OpenSSL
-from collections.abc import Iterable
 from struct import Struct as Layout
 
 import msgspec
@@ -20,6 +19,10 @@ import msgspec
 from capsa.errors import CapsaError, Unsupported, reason
 from capsa.oci.runtime import Seccomp, State, Struct, dumps
 from capsa.platform.linux import seccomp_policy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _NUMBERS = {"x86_64": 317, "aarch64": 277, "riscv64": 277, "ppc64le": 358, "s390x": 348}
 _MACHINE = os.uname().machine

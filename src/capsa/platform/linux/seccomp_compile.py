@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable
 from struct import pack
-from typing import Any
 
 from capsa.errors import InvalidArgument, Unsupported, reason
 from capsa.oci.runtime import Seccomp, SeccompArg, SyscallRule
 from capsa.platform.linux.seccomp import NEW_LISTENER, Filter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
 
 try:
     import pyseccomp  # type: ignore[import-untyped]

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
 
 from capsa.sys import mount
 from capsa.sys import path as paths
 from capsa.sys.call import failed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Equal files of different layers are one inode: with an index, overlayfs would take a write to one for a write to all.
 # The others would leave upper directories that only overlayfs can read.

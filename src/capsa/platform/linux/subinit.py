@@ -16,7 +16,6 @@ import socket
 import struct
 import sys
 import traceback
-from typing import NoReturn
 
 import msgspec
 
@@ -27,6 +26,10 @@ from capsa.platform.linux.rehearsal import dress, rehearse
 from capsa.platform.protocol import Launch, Status
 from capsa.sys import process
 from capsa.sys.title import prepare_title, set_title
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 CLONE_FILES = 0x400  # linux/sched.h
 ASLEEP = 0  # an attendant's exit code: it will be needed again

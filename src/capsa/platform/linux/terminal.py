@@ -7,7 +7,6 @@ import fcntl
 import os
 import stat
 import struct
-import termios
 
 from capsa.errors import LaunchFailed, reason
 from capsa.oci.runtime import Box
@@ -16,6 +15,8 @@ from capsa.sys import mount
 from capsa.sys import path as paths
 from capsa.sys.call import failed
 
+_TIOCSCTTY = 0x540E
+_TIOCSWINSZ = 0x5414
 _TIOCGPTPEER = 0x5441
 _TIOCSPTLCK = 0x40045431
 _FLAGS = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
@@ -52,7 +53,7 @@ def _peer(master: int, size: Box | None) -> int:
     """The other side, by descriptor: nothing is looked up by name, so nothing can be put in its place."""
     fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
     if size is not None and (size.height or size.width):
-        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", size.height, size.width, 0, 0))
+        fcntl.ioctl(master, _TIOCSWINSZ, struct.pack("HHHH", size.height, size.width, 0, 0))
     return int(fcntl.ioctl(master, _TIOCGPTPEER, _FLAGS))
 
 
@@ -85,6 +86,6 @@ def put_console(root: int, slave: int) -> None:
 
 def take(slave: int) -> None:
     """Make it the standard streams and the controlling terminal of this session."""
-    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    fcntl.ioctl(slave, _TIOCSCTTY, 0)
     for fd in (0, 1, 2):
         os.dup2(slave, fd)

@@ -6,11 +6,14 @@ everything is denied; after them come the default devices, which are always ther
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from struct import pack
 
 from capsa.errors import InvalidArgument, Unsupported
 from capsa.oci.runtime import DeviceRule
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DENY_ALL = DeviceRule(allow=False, type="a", access="rwm")
 DEFAULTS = (

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable, Sequence
 
 from capsa.errors import CapsaError, Conflict, InvalidArgument, Unsupported, reason
 from capsa.oci.runtime import DeviceRule
 from capsa.platform.linux.cgroup.devices import lines, unrestricted
 from capsa.platform.linux.cgroup.hierarchy import Hierarchy
 from capsa.platform.linux.cgroup.setting import Setting
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 # v2 controllers that a container always gets, where they are available.
 WANTED = ("cpu", "io", "memory", "pids")

@@ -6,8 +6,6 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,7 +16,10 @@ from capsa.platform.linux.cgroup.hierarchy import Hierarchy, Layout, layout
 from capsa.platform.linux.cgroup.plan import plan
 from capsa.platform.linux.cgroup.setting import Setting
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from capsa.platform.linux.cgroup.stats import Stats
 
 _REMOVAL = 5.0  # seconds that remove() waits for processes that are about to end

@@ -6,10 +6,13 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
 
 from capsa.errors import CapsaError, Conflict, NotFound, reason
 from capsa.platform.linux.cgroup import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _PATIENCE = 10.0  # seconds for all processes to stop
 

@@ -8,7 +8,11 @@ from capsa.errors import Unsupported
 from capsa.oci.runtime import Resources
 from capsa.platform.linux.cgroup import v1, v2
 from capsa.platform.linux.cgroup.hierarchy import Layout
-from capsa.platform.linux.cgroup.setting import Read, Setting
+from capsa.platform.linux.cgroup.setting import Setting
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capsa.platform.linux.cgroup.setting import Read
 
 
 def plan(resources: Resources, layout: Layout, read: Read) -> list[Setting]:

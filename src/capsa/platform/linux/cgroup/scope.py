@@ -8,14 +8,19 @@ systemd has properties for has to be told as such, or it is overwritten when sys
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from capsa.errors import InvalidArgument
 from capsa.oci.runtime import DeviceRule
 from capsa.platform.linux.cgroup import devices, variant
-from capsa.platform.linux.cgroup.setting import Read, Setting
+from capsa.platform.linux.cgroup.setting import Setting
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from capsa.platform.linux.cgroup.setting import Read
 
 Property = tuple[str, tuple[str, object]]
 """Name, and D-Bus signature with value."""

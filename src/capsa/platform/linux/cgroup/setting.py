@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import msgspec
 
 from capsa.errors import InvalidArgument
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Read = Callable[[str], str | None]
+    """Reads a control file of the cgroup being changed; ``None`` where it does not exist."""
+
 UNLIMITED = -1
-Read = Callable[[str], str | None]
-"""Reads a control file of the cgroup being changed; ``None`` where it does not exist."""
 
 
 class Setting(msgspec.Struct, frozen=True):

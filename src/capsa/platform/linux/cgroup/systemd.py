@@ -10,8 +10,6 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Sequence
-from typing import Any
 
 from jeepney.auth import BEGIN, AuthenticationError, Authenticator
 from jeepney.bus import get_bus
@@ -20,6 +18,11 @@ from jeepney.wrappers import DBusAddress, new_method_call
 
 from capsa.errors import CapsaError, Conflict, Forbidden, InvalidArgument, NotFound, Unavailable, Unsupported
 from capsa.platform.linux.cgroup.scope import Property
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 RUNNING = "/run/systemd/system"  # sd_booted(3)
 PRIVATE = "/run/systemd/private"  # systemd's own socket, for root where there is no bus

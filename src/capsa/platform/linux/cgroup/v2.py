@@ -10,7 +10,11 @@ from math import ceil, log2
 from capsa.errors import InvalidArgument, Unsupported
 from capsa.oci.runtime import CPU, BlockIO, Memory, Resources
 from capsa.platform.linux.cgroup import v1
-from capsa.platform.linux.cgroup.setting import UNLIMITED, Read, Setting, non_negative, one, page_size
+from capsa.platform.linux.cgroup.setting import UNLIMITED, Setting, non_negative, one, page_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capsa.platform.linux.cgroup.setting import Read
 
 
 def settings(resources: Resources, read: Read) -> list[Setting]:

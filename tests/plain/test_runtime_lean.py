@@ -1,0 +1,189 @@
+"""What `capsa-runtime` leaves out when it starts is missed by nobody."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from capsa.errors import InvalidArgument, LaunchFailed
+from capsa.oci import runtime
+from capsa.platform.linux import birth
+from capsa.platform.linux.channel import Channel
+from capsa.runtime import lean, main
+
+SOURCE = Path(runtime.__file__).parents[2]
+PACKAGES = Path(msgspec.__file__).parents[1]
+LEFT_OUT = {"collections", "dataclasses", "enum", "functools", "inspect", "re", "selectors", "typing", "uuid"}
+
+_BEGIN = f"""
+import sys
+sys.path += [{str(SOURCE)!r}, {str(PACKAGES)!r}]
+from capsa.runtime import lean, main
+"""
+_LOAD = """
+verb = sys.argv[1]
+lean.load((f"capsa.runtime.{main.VERBS[verb]}", *main.WANTED.get(verb, ())), types=verb not in main.LIGHT)
+"""
+
+
+def python(program: str, *arguments: str, given: str = "") -> str:
+    """What a bare interpreter prints that runs ``program`` as capsa-runtime would be run."""
+    command = [sys.executable, "-I", "-S", "-c", _BEGIN + program, *arguments]
+    return subprocess.run(command, input=given, stdout=subprocess.PIPE, check=True, text=True).stdout
+
+
+def modules(verb: str) -> dict[str, str]:
+    """The modules that are there once those of ``verb`` are imported, with their files."""
+    told = python(
+        _LOAD + "loaded = dict(sys.modules)\n"
+        "import json\n"
+        "print(json.dumps({name: getattr(module, '__file__', None) or '' for name, module in loaded.items()}))",
+        verb,
+    )
+    found: dict[str, str] = json.loads(told)
+    return found
+
+
+@pytest.mark.parametrize("verb", ["create", "delete", "exec", "kill", "run", "start", "state"])
+def test_a_call_imports_none_of_the_expensive_modules(verb: str) -> None:
+    assert not LEFT_OUT & modules(verb).keys()
+
+
+@cache
+def names_in(path: str) -> frozenset[tuple[str, str]]:
+    """What a source file uses, while it runs, of modules that are imported at its head."""
+    tree = ast.parse(Path(path).read_text())
+    heads = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    heads |= {node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)}
+    found: set[tuple[str, str]] = set()
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in heads:
+            found.add((node.value.id, node.attr))
+        if isinstance(node, ast.ImportFrom) and node.module in heads:
+            found |= {(node.module, alias.name) for alias in node.names}
+        # Nobody evaluates annotations.
+        waiting += [
+            each
+            for name, value in ast.iter_fields(node)
+            if name not in ("annotation", "returns")
+            for each in (value if isinstance(value, list) else [value])
+            if isinstance(each, ast.AST)
+        ]
+    return frozenset(found)
+
+
+@pytest.mark.parametrize("verb", sorted(main.VERBS.keys() - main.FULL))
+def test_what_the_modules_of_a_verb_use_the_stand_ins_have(verb: str) -> None:
+    stand_ins = lean.stand_ins()
+    files = {path for name, path in modules(verb).items() if name.startswith("capsa.") and path}
+    files |= {str(SOURCE / f"{name.replace('.', '/')}.py") for name in lean.LATER}
+    used = {(path, module, name) for path in files for module, name in names_in(path)}
+    # What else there is of it would have to do something.
+    stand_ins["typing"] = SimpleNamespace(Any=None, Literal=None)  # type: ignore[assignment]
+    missing = [
+        f"{path}: {module}.{name}"
+        for path, module, name in used
+        if stand_ins.get(module) is not None and not hasattr(stand_ins[module], name)
+    ]
+    assert any(module == "signal" for _, module, _ in used)
+    assert not missing
+
+
+def _variants(kind: Any, seen: tuple[Any, ...] = ()) -> list[tuple[list[str | int], Any]]:
+    """Where something may stand in a ``kind``, as the way to it, and values that do not fit there."""
+    found: list[tuple[list[str | int], Any]] = []
+    for field in msgspec.structs.fields(kind):
+        for wrong in (17, "no", [17], {"a": 17}, None, True, [{"a": []}], 1.5, -1):
+            found.append(([field.encode_name], wrong))
+        for inner in _structs(field.type):
+            if inner not in seen:
+                many = getattr(field.type, "__origin__", None) is list
+                way: list[str | int] = [field.encode_name, 0] if many else [field.encode_name]
+                found += [(way + rest, value) for rest, value in _variants(inner, (*seen, inner))]
+    return found
+
+
+def _structs(kind: Any) -> list[Any]:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return [kind]
+    return [each for part in getattr(kind, "__args__", ()) for each in _structs(part)]
+
+
+def _nested(way: list[str | int], value: Any) -> Any:
+    for step in reversed(way):
+        value = [value] if step == 0 else {step: value}
+    return value
+
+
+def read(text: str) -> str:
+    """What comes of a ``config.json``: the structure, or the complaint."""
+    try:
+        return repr(runtime.loads(text.encode()))
+    except InvalidArgument as error:
+        return str(error)
+
+
+def test_a_specification_is_read_and_refused_as_elsewhere() -> None:
+    texts = [json.dumps({"ociVersion": "1.2.0", **_nested(way, value)}) for way, value in _variants(runtime.Spec)]
+    texts += ["", "{", "[]", '{"ociVersion": 1}', '{"ociVersion": "1.2.0", "x": 1}', '{"ociVersion": "\\ud800"}']
+    told = python(
+        'lean.load(("capsa.oci.runtime",))\n'
+        "from capsa.oci import runtime\n"
+        "from capsa.errors import InvalidArgument\n"
+        "for line in sys.stdin:\n"
+        "    try:\n"
+        "        print(ascii(repr(runtime.loads(eval(line).encode()))))\n"
+        "    except InvalidArgument as error:\n"
+        "        print(ascii(str(error)))\n",
+        given="".join(f"{text!r}\n" for text in texts),
+    )
+    assert len(texts) > 1000
+    for text, line in zip(texts, told.splitlines(), strict=True):
+        assert line == ascii(read(text)), text
+
+
+def test_an_msgspec_that_asks_for_more_is_imported_as_usual() -> None:
+    told = python(
+        "del lean._Typing.ForwardRef\n"
+        "lean._Typing.__getattr__ = lambda *_: (_ for _ in ()).throw(AttributeError)\n"
+        'lean.load(("capsa.oci.runtime",))\n'
+        "from capsa.oci import runtime\n"
+        """print("re" in sys.modules, runtime.loads(b'{"ociVersion": "1.2.0"}').oci_version)\n"""
+    )
+    assert told.split() == ["True", "1.2.0"]
+
+
+def test_a_module_for_later_is_read_when_somebody_looks_into_it() -> None:
+    told = python(
+        'lean.load(("capsa.platform.linux.container",))\n'
+        "from capsa.platform.linux import container\n"
+        'name = "capsa.platform.linux.hooks"\n'
+        "print(type(sys.modules[name]).__name__)\n"
+        "print(container.hooks.run.__module__, type(sys.modules[name]).__name__)\n"
+    )
+    assert told.splitlines() == ["_Later", "capsa.platform.linux.hooks module"]
+
+
+def test_a_process_for_a_container_imports_nothing_any_more() -> None:
+    ours, theirs = Channel.pair()
+    child = os.fork()
+    if child == 0:
+        birth.guard(theirs, lambda: __import__("this"))
+    theirs.close()
+    with pytest.raises(LaunchFailed, match="No module named 'this'"):
+        ours.receive()
+    os.waitpid(child, 0)
