@@ -8,9 +8,9 @@ import pytest
 from capsa import hid
 from capsa.errors import CapsaError, InvalidArgument, LaunchFailed, Unsupported
 from capsa.oci.runtime import Linux, Memory, Mount, Process, Resources, Root, Spec
-from capsa.platform.genode import budget, bundle, compile, output, report
+from capsa.platform.genode import budget, bundle, compile, network, nodes, output, report
 from capsa.platform.genode.budget import MIB, Quota
-from capsa.platform.genode.bundle import Bundle, Volume
+from capsa.platform.genode.bundle import Bundle, Link, Volume
 
 ROMS = {"hello": "H" * 43, "libc.lib.so": "L" * 43, "ld.lib.so": "X" * 43}
 SUBINIT = """\
@@ -113,7 +113,7 @@ def test_what_a_bundle_does_not_ask_for_it_does_not_get() -> None:
     made = read(spec(vfs="no"))
     text = hid.write(compile.subinit(made))
     assert "File_system" not in text and "vfs" not in text and "Rtc" not in text
-    outer = hid.write(compile.containers([compile.Entry("c-1", compile.quota(made), made.services, made.files)]))
+    outer = hid.write(compile.containers([compile.entry(made)]))
     routes = outer[outer.index("+ start c-1") :]
     assert "service Timer" in routes and "service Rtc" not in routes and "lx_fs" not in routes
     assert "+ service Report | label: state" in " ".join(routes.split())
@@ -187,7 +187,7 @@ def test_a_terminal_is_refused() -> None:
 @pytest.mark.parametrize("text", ["a | b", "a\nb", "a\0b", " a"])
 def test_values_that_hid_cannot_hold_are_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="HID cannot hold"):
-        compile.node("policy", root=text)
+        nodes.node("policy", root=text)
 
 
 def test_arguments_may_hold_anything_but_a_zero() -> None:
@@ -265,3 +265,85 @@ def test_a_line_without_end_is_bounded() -> None:
     lines = output.Lines()
     found = [line for _ in range(100) for line in lines.feed(b"x" * 4096)]
     assert found and sum(len(line.text) for line in found) >= 4096 * 100 - output.LONGEST
+
+
+# ---- networks ----
+
+ROUTER = """\
+config
+  icmp_echo_server:     no
+  tcp_idle_timeout_sec: 7200
+  udp_idle_timeout_sec: 120
++ policy | label_prefix: nic-eth0 -> | domain: network-eth0
++ policy | label: main -> eth0 | domain: main-eth0
++ policy | label_prefix: main -> | domain: main-eth0
++ policy | label_prefix: exec-   | domain: exec
++ domain network-eth0 | interface: 172.18.0.6/16 | gateway: 172.18.0.1
+  + tcp | dst: 172.18.0.6/32 | + permit-any | domain: main-eth0
+  + udp | dst: 172.18.0.6/32 | + permit-any | domain: main-eth0
+  + icmp | dst: 172.18.0.6/32 | domain: main-eth0
+  + nat | domain: main-eth0 | tcp-ports: 4096 | udp-ports: 4096 | icmp-ids: 4096
+  + nat | domain: exec      | tcp-ports: 4096 | udp-ports: 4096 | icmp-ids: 4096
++ domain main-eth0 | interface: 172.18.0.5/30
+  + dhcp-server | ip_first: 172.18.0.6 | ip_last: 172.18.0.6 | + dns-server | ip: 10.0.0.53
+  + tcp | dst: 0.0.0.0/0 | + permit-any | domain: network-eth0
+  + udp | dst: 0.0.0.0/0 | + permit-any | domain: network-eth0
+  + icmp | dst: 0.0.0.0/0 | domain: network-eth0
++ domain exec | interface: 192.0.2.1/27
+  + dhcp-server | ip_first: 192.0.2.2 | ip_last: 192.0.2.30 | + dns-server | ip: 10.0.0.53
+  + tcp | dst: 0.0.0.0/0 | + permit-any | domain: network-eth0
+  + udp | dst: 0.0.0.0/0 | + permit-any | domain: network-eth0
+  + icmp | dst: 0.0.0.0/0 | domain: network-eth0
+-
+"""
+FIRST = Link("eth0", "capsa0123456789", "02:42:ac:12:00:06", "172.18.0.6/16", "172.18.0.1")
+SECOND = Link("eth1", "capsa9876543210", "02:42:ac:13:00:09", "172.19.0.9/16")
+
+
+def networked(*links: Link) -> Bundle:
+    return msgspec.structs.replace(read(spec(vfs="no", services="Nic")), network=True, links=links)
+
+
+def test_a_network_is_a_domain_of_the_containers_router() -> None:
+    assert hid.write(network.router([FIRST], ["10.0.0.53"])) == ROUTER
+
+
+def test_a_component_has_its_network_through_its_router() -> None:
+    text = " ".join(hid.write(compile.subinit(networked(FIRST))).split())
+    assert "+ start nic-eth0 | caps: 100 | ram: 5M | ld: no + binary linux_nic" in text
+    assert "+ config | tap: capsa0123456789 | mac: 02:42:ac:12:00:06" in text
+    assert "+ service Uplink | + child nic" in text and "+ service Nic | + child nic" in text
+    outer = hid.write(compile.containers([compile.entry(networked(FIRST))]))
+    assert "service Nic" not in outer and "label_last: nic_router" in outer  # what leaves the sub-init is the device
+    assert "label_last: nic_router" not in hid.write(compile.containers([compile.entry(read(spec()))]))
+    assert compile.quota(networked(FIRST)) - compile.quota(networked()) == network.DRIVER_QUOTA
+
+
+def test_without_a_network_there_is_no_router() -> None:
+    made = read(spec(vfs="no", services="Nic"))
+    text = hid.write(compile.subinit(made))
+    assert "nic" not in text.casefold()
+    assert compile.quota(made) == budget.INIT + made.quota
+
+
+def test_the_default_route_leads_through_one_network_and_others_are_reached_directly() -> None:
+    for first, second in ((FIRST, SECOND), (msgspec.structs.replace(FIRST, gateway=""), SECOND)):
+        router = network.router([first, second])
+        for name in ("main-eth0", "main-eth1", "exec"):
+            domain = router.node("domain", name)
+            assert domain is not None
+            ways = {each.get("dst"): each.get("domain") for each in domain.nodes("icmp")}
+            subnet = "0.0.0.0/0" if first.gateway else "172.18.0.0/16"
+            assert ways == {subnet: "network-eth0", "172.19.0.0/16": "network-eth1"}
+        assert [each.get("domain") for each in router.nodes("policy") if each.get("label_prefix") == "main ->"] == [
+            "main-eth0"
+        ]
+
+
+def test_a_router_without_networks_lets_nothing_pass() -> None:
+    assert not network.router([]).nodes("domain") and not network.router([]).nodes("policy")
+
+
+def test_names_that_hid_cannot_hold_are_refused_in_a_router_too() -> None:
+    with pytest.raises(InvalidArgument, match="HID cannot hold"):
+        network.router([msgspec.structs.replace(FIRST, name="a|b")])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsa.errors import CapsaError, Conflict, InvalidArgument
+from capsa.errors import CapsaError, Conflict, Forbidden, InvalidArgument
 from capsa.network import addresses
 from capsa.network.model import Pool
 from capsa.network.options import bridge_options
@@ -110,3 +110,51 @@ def test_driver_options_are_taken_or_refused_in_a_sentence(options: dict[str, st
         bridge_options({f"com.docker.network.{key}": value for key, value in options.items()})
     except CapsaError as error:
         assert "\n" not in str(error) or any("\n" in value for value in options.values())
+
+
+@given(
+    st.integers(22, 29),
+    st.lists(st.tuples(st.sampled_from(("take", "apart", "back")), st.integers(0, 1000)), max_size=200),
+)
+def test_who_stands_apart_has_a_block_of_four_for_itself(prefix: int, steps: list[tuple[str, int]]) -> None:
+    pool = addresses.check(Pool(subnet=f"10.1.0.0/{prefix}"))
+    allocator = addresses.Allocator(pool)
+    held: list[list[str]] = []
+    for what, number in steps:
+        try:
+            if what == "take":
+                held.append([allocator.take()])
+            elif what == "apart":
+                address, neighbours = allocator.take_apart()
+                block = ipaddress.ip_network(f"{address}/30", strict=False)
+                assert sorted(map(ipaddress.ip_address, [address, *neighbours])) == list(block)
+                assert address in map(str, block.hosts())
+                held.append([address, *neighbours])
+        except Conflict:
+            pass
+        if what == "back" and held:
+            for each in held.pop(number % len(held)):
+                allocator.give_back(each)
+        flat = [each for group in held for each in group]
+        assert len(flat) == len(set(flat)) and not {pool.gateway, str(pool.network[0]), str(pool.network[-1])} & {*flat}
+
+
+def test_an_address_apart_that_is_asked_for_needs_free_neighbours() -> None:
+    allocator = addresses.Allocator(addresses.check(Pool(subnet="10.1.0.0/28")))
+    assert allocator.take_apart("10.1.0.9") == ("10.1.0.9", ["10.1.0.8", "10.1.0.10", "10.1.0.11"])
+    for wanted, said in (
+        ("10.1.0.10", "Address already in use"),
+        ("10.1.0.2", r"10.1.0.2 cannot stand alone: .* 10.1.0.0/30"),
+        ("10.1.0.4", "cannot stand alone"),
+        ("10.1.0.13", "cannot stand alone"),
+        ("10.2.0.1", "does not belong"),
+    ):
+        with pytest.raises(Forbidden, match=said):
+            allocator.take_apart(wanted)
+    assert allocator.take_apart()[0] == "10.1.0.6"
+    with pytest.raises(Conflict, match="no free block of four"):
+        allocator.take_apart()
+    for each in ("10.1.0.4", "10.1.0.5", "10.1.0.6", "10.1.0.7"):
+        allocator.give_back(each)
+    assert allocator.take() == "10.1.0.12"
+    assert allocator.take_apart("10.1.0.5")[0] == "10.1.0.5"

@@ -70,8 +70,8 @@ def check_fits(settings: EndpointConfig, network: Network) -> None:
         raise InvalidArgument("invalid endpoint settings:\n" + "\n".join(wrong))
 
 
-def wish(settings: EndpointConfig) -> Wish:
-    """What the network is asked for; ``settings`` are checked."""
+def wish(settings: EndpointConfig, *, apart: bool = False) -> Wish:
+    """What the network is asked for; ``settings`` are checked; ``apart`` as in `Wish`."""
     from capsa.network.endpoint import Wish
 
     asked = settings.ipam_config
@@ -89,6 +89,7 @@ def wish(settings: EndpointConfig) -> Wish:
         priority=settings.gw_priority,
         link_local=tuple(asked.link_local_ips) if asked is not None else (),
         sysctls=sysctls,
+        apart=apart,
     )
 
 

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from capsa.engine.config import Config, EndpointConfig, HostConfig
 from capsa.errors import InvalidArgument, Unsupported
 
+if TYPE_CHECKING:
+    from capsa.engine.container import Document
+
 OS = "genode"
 PREFIX = "org.genode."
+NAME_SERVERS = "org.capsa.dns"
 _DEFAULT = ("default", "bridge", "")
 
 
+def native(document: Document) -> bool:
+    """Whether it is a container for Genode."""
+    return document.platform == OS
+
+
 def check(config: Config, host: HostConfig, endpoints: dict[str, EndpointConfig]) -> None:
-    """Raises `Unsupported` for what Genode lacks, rather than to ignore it; the default network becomes none."""
+    """Raises `Unsupported` for what Genode lacks, rather than to ignore it.
+
+    Components that do not say that they use a network are not in the default one.
+    """
     wanted = {
         "--tty": config.tty,
         "--interactive": config.open_stdin,
@@ -22,6 +36,9 @@ def check(config: Config, host: HostConfig, endpoints: dict[str, EndpointConfig]
         "--pid": host.pid_mode not in ("",),
         "--init": bool(host.init),
         "--link": bool(host.links),
+        "--add-host": bool(host.extra_hosts),
+        "--dns-search": bool(host.dns_search),
+        "--dns-option": bool(host.dns_options),
         "--ulimit": bool(host.ulimits),
         "--sysctl": bool(host.sysctls),
         "--pids-limit": bool(host.pids_limit and host.pids_limit > 0),
@@ -30,22 +47,43 @@ def check(config: Config, host: HostConfig, endpoints: dict[str, EndpointConfig]
         "--blkio-weight": bool(host.blkio_weight),
         "--tmpfs": bool(host.tmpfs),
         "--health-cmd": config.healthcheck is not None and config.healthcheck.test[:1] not in ([], ["NONE"]),
-        "--publish": bool(host.port_bindings or host.publish_all_ports),
         "--security-opt": bool(host.security_opt),
     }
     for flag, given in wanted.items():
         if given:
             raise Unsupported(f"{flag} means nothing on Genode: leave it out for a Genode image")
-    if host.network_mode in _DEFAULT:
+    mode = host.network_mode
+    if mode == "host" or mode.startswith("container:"):
+        raise InvalidArgument(f"a container on Genode cannot share the network of {mode}: name one to be in, or none")
+    if mode in _DEFAULT and not _uses_network(config, host):
         host.network_mode = "none"
         for name in _DEFAULT:
             endpoints.pop(name, None)
-    if endpoints:
-        raise InvalidArgument(f"a container on Genode cannot join the network {next(iter(endpoints))}: it has none yet")
-    if host.network_mode != "none":
-        raise InvalidArgument(f"a container on Genode cannot join the network {host.network_mode}: use --network none")
+    for settings in endpoints.values():
+        check_endpoint(settings)
 
 
-def settings(config: Config) -> dict[str, str]:
-    """The settings ``org.genode.*``, from the labels of image and container."""
-    return {name: value for name, value in config.labels.items() if name.startswith(PREFIX)}
+def _uses_network(config: Config, host: HostConfig) -> bool:
+    services = config.labels.get("org.genode.services", "").replace(",", " ").split()
+    return "Nic" in services or bool(host.port_bindings) or host.publish_all_ports
+
+
+def check_endpoint(settings: EndpointConfig) -> None:
+    """Raises `Unsupported` for what a component cannot have in a network."""
+    asked = settings.ipam_config
+    if asked is not None and asked.ipv6_address:
+        raise Unsupported("Genode's nic_router knows no IPv6: give the container an IPv4 address only")
+    if asked is not None and asked.link_local_ips:
+        raise Unsupported("a component on Genode has one address in a network: leave --link-local-ip out")
+    if "com.docker.network.endpoint.sysctls" in settings.driver_opts:
+        raise Unsupported("Genode has no sysctls: leave them out of the endpoint's options")
+
+
+def settings(config: Config, host: HostConfig) -> dict[str, str]:
+    """The settings ``org.genode.*``, from the labels of image and container, and the name servers to use."""
+    from capsa.network.names import resolv_conf
+
+    lines = resolv_conf(servers=host.dns).splitlines()
+    servers = [line.split()[1] for line in lines if line.startswith("nameserver ") and ":" not in line]
+    found = {name: value for name, value in config.labels.items() if name.startswith(PREFIX)}
+    return {**found, NAME_SERVERS: " ".join(servers)}

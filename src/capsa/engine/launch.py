@@ -78,7 +78,7 @@ def specification(engine: Engine, container: Container, layers: list[str]) -> Sp
         user=user,
         home=home,
         seccomp=seccomp.policy(host, compiler.capabilities(host, engine.capabilities)),
-        files={} if container.document.platform == genode.OS else networking.write_files(engine, container),
+        files={} if genode.native(container.document) else networking.write_files(engine, container),
         images=mounted_images(engine, container),
         devices=nodes,
         device_rules=rules,
@@ -90,8 +90,8 @@ def specification(engine: Engine, container: Container, layers: list[str]) -> Sp
         links=links.environment(engine, container),
     )
     document = compiler.compile(container.document, around)
-    if container.document.platform == genode.OS:
-        document.annotations |= genode.settings(container.config)
+    if genode.native(container.document):
+        document.annotations |= genode.settings(container.config, host)
     return document
 
 

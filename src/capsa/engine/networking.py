@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from capsa.engine import endpoint as endpoint_of
-from capsa.engine import links, name_service, network_files
+from capsa.engine import genode, links, name_service, network_files
 from capsa.engine.config import EndpointConfig, PortBinding
 from capsa.engine.container import Container
 from capsa.engine.validation import host_port, port
@@ -95,7 +95,8 @@ def published(engine: Engine, container: Container) -> list[Binding]:
 
 
 def _connect(engine: Engine, container: Container, reference: str, wish: EndpointConfig) -> Endpoint:
-    endpoint = engine.networks.connect(reference, container.id, endpoint_of.wish(wish))
+    native = genode.native(container.document)
+    endpoint = engine.networks.connect(reference, container.id, endpoint_of.wish(wish, apart=native))
     name_service.join(engine, container, endpoint, wish)
     return endpoint
 
@@ -187,6 +188,9 @@ async def connect_more(engine: Engine, container: Container, reference: str, wis
     from capsa.platform.protocol import Connect
 
     endpoint_of.check(wish)
+    native = genode.native(container.document)
+    if native:
+        genode.check_endpoint(wish)
     network = engine.networks.get(reference)
     mode = container.host.network_mode
     if mode == "host" or joined(mode):
@@ -210,7 +214,7 @@ async def connect_more(engine: Engine, container: Container, reference: str, wis
         endpoint = _connect(engine, container, reference, wish)
         try:
             assert container.sandbox is not None
-            names = name_service.wanted(network)
+            names = name_service.wanted(network) and not native
             await container.sandbox.request(Connect(interface=interface(endpoint), names=names))
         except BaseException:
             engine.names.leave(endpoint)
@@ -220,9 +224,10 @@ async def connect_more(engine: Engine, container: Container, reference: str, wis
         bindings = published(engine, container)
         _refresh(engine, container)
         _follow(engine, container, bindings)
-        network_files.change_hosts(
-            engine, container, add=network_files.own_lines(engine, container, endpoint.addresses)
-        )
+        if not native:
+            network_files.change_hosts(
+                engine, container, add=network_files.own_lines(engine, container, endpoint.addresses)
+            )
         if engine.names.serves(container.id):
             name_service.configure(engine, container)
         else:
@@ -258,8 +263,9 @@ async def disconnect(engine: Engine, container: Container, reference: str) -> No
                 await container.sandbox.request(Route(name=other.name, gateways=other.gateways))
             _refresh(engine, container)
             _follow(engine, container, bindings)
-            gone = network_files.own_lines(engine, container, found[0].addresses)
-            network_files.change_hosts(engine, container, gone=gone.__contains__)
+            if not genode.native(container.document):
+                gone = network_files.own_lines(engine, container, found[0].addresses)
+                network_files.change_hosts(engine, container, gone=gone.__contains__)
             if engine.names.serves(container.id):
                 name_service.configure(engine, container)
     for name in names:

@@ -38,8 +38,7 @@ def _on_genode(engine: Engine, container: Container, spec: Spec, layers: list[st
     contents = Images(engine.root / "genode").get(layers)
     made = bundle.read(spec, container.name, contents.roms, contents.texts)
     cow = engine.genode is not None and engine.genode.has_cow
-    entry = compile.Entry(made.name, compile.quota(made), made.services, made.files, made.priority)
-    start = compile.containers([entry]).node("start", made.name)
+    start = compile.containers([compile.entry(made)]).node("start", made.name)
     assert start is not None
     inner = compile.subinit(made, compile.tree(made, contents.archive), cow=cow)
     return f"{hid.write(start)}\n{hid.write(inner)}"

@@ -127,6 +127,42 @@ class Allocator:
             f"no available IPv{self._pool.version} addresses on this network's address pools: {self._pool.subnet}"
         )
 
+    def take_apart(self, wanted: str = "") -> tuple[str, list[str]]:
+        """A free IPv4 address, or ``wanted``, and its neighbours: together they are a subnet of four, a ``/30``.
+
+        Raises `Forbidden` where ``wanted`` cannot be had so, `Conflict` where there is no such block.
+        """
+        if wanted:
+            number = int(self._address(self._take_fixed(wanted)))
+            block = self._block(number)
+            others = [each for each in block if each != number]
+            if number in (block[0], block[3]) or any(each in self._used or each in self._reserved for each in others):
+                self._used.discard(number)
+                raise Forbidden(
+                    f"address {wanted} cannot stand alone: with its neighbours it has to be a free block of four, "
+                    f"{self._address(block[0])}/30, of which it is the second or the third"
+                )
+        else:
+            number = self._free_block() + 2
+            self._cursor = number + 1
+        block = self._block(number)
+        self._used.update(block)
+        return str(self._address(number)), [str(self._address(each)) for each in block if each != number]
+
+    @staticmethod
+    def _block(number: int) -> range:
+        return range(number & ~3, (number & ~3) + 4)
+
+    def _free_block(self) -> int:
+        first = (self._first + 3) // 4
+        count = (self._last + 1) // 4 - first
+        begin = max(0, (self._cursor + 4) // 4 - first)
+        for offset in range(count):
+            start = (first + (begin + offset) % count) * 4
+            if not any(each in self._used or each in self._reserved for each in range(start, start + 4)):
+                return start
+        raise Conflict(f"no free block of four addresses on this network's address pool: {self._pool.subnet}")
+
     def _take_fixed(self, wanted: str) -> str:
         try:
             address = self._address(wanted)
@@ -154,6 +190,10 @@ class Allocators:
     def take(self, network: Network, version: int, wanted: str = "") -> str:
         """`Allocator.take` of the network's pool of this IP version."""
         return self._of(network, version).take(wanted)
+
+    def take_apart(self, network: Network, wanted: str = "") -> tuple[str, list[str]]:
+        """`Allocator.take_apart` of the network's pool of IPv4 addresses."""
+        return self._of(network, 4).take_apart(wanted)
 
     def seed(self, network: Network, texts: Iterable[str]) -> None:
         """Note addresses (with prefix length) as used."""

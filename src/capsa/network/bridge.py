@@ -111,7 +111,7 @@ class Bridges:
 def _remove_ports(netlink: Netlink, bridges: set[int], links: Iterable[Link]) -> None:
     """Remove containers' host ends among the ports of ``bridges``; a port that somebody else added stays."""
     for link in links:
-        if link.master in bridges and link.kind == "veth" and HOST_NAME.match(link.name):
+        if link.master in bridges and link.kind in ("veth", "tun") and HOST_NAME.match(link.name):
             with contextlib.suppress(OSError):
                 netlink.delete(link.name)
 

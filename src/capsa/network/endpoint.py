@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from capsa.errors import CapsaError, InvalidArgument
+from capsa.errors import CapsaError, InvalidArgument, Unsupported
 from capsa.network.addresses import Allocators, mac_for
 from capsa.network.model import Endpoint, Network, Struct
 from capsa.network.options import INTERFACE, bridge_options
@@ -26,6 +26,7 @@ class Wish(Struct, frozen=True):
 
     ``interface`` is the name in the container, ``priority`` decides which network is the default route (the highest),
     ``link_local`` are more addresses, ``sysctls`` are paths below ``/proc/sys`` with ``IFNAME`` for the interface.
+    ``apart``: an IPv4 address only, in a block of four of its own.
     """
 
     interface: str = ""
@@ -36,6 +37,7 @@ class Wish(Struct, frozen=True):
     priority: int = 0
     link_local: tuple[str, ...] = ()
     sysctls: dict[str, str] = {}
+    apart: bool = False
 
 
 def make(network: Network, container: str, wish: Wish, others: Sequence[Endpoint], pools: Allocators) -> Endpoint:
@@ -53,11 +55,14 @@ def make(network: Network, container: str, wish: Wish, others: Sequence[Endpoint
         raise InvalidArgument(f"the container has an interface {wish.interface} already")
     wanted = {4: wish.ipv4, 6: wish.ipv6}
     texts: list[str] = []
+    neighbours: list[str] = []
     try:
         for version, address in wanted.items():
             if address and network.pool(version) is None:
                 raise InvalidArgument(f"no configured subnet contains IP address {address}")
-        for pool in network.pools:
+        if wish.apart:
+            texts, neighbours = _apart(network, wish, pools)
+        for pool in () if wish.apart else network.pools:
             texts.append(f"{pools.take(network, pool.version, wanted[pool.version])}/{pool.prefix}")
     except CapsaError:
         pools.give_back(network, texts)
@@ -74,6 +79,7 @@ def make(network: Network, container: str, wish: Wish, others: Sequence[Endpoint
         bridge=network.bridge,
         mac=wish.mac.lower() or mac_for(texts[0].partition("/")[0]),
         addresses=texts,
+        neighbours=neighbours,
         mtu=network.mtu,
         aliases=wish.aliases,
         priority=wish.priority,
@@ -81,6 +87,14 @@ def make(network: Network, container: str, wish: Wish, others: Sequence[Endpoint
         sysctls={path.replace("IFNAME", name): value for path, value in wish.sysctls.items()},
         isolated=not network.inter_container,
     )
+
+
+def _apart(network: Network, wish: Wish, pools: Allocators) -> tuple[list[str], list[str]]:
+    pool = network.pool(4)
+    if pool is None:
+        raise Unsupported(f"network {network.name} has no IPv4 addresses, and the container can have no other")
+    address, neighbours = pools.take_apart(network, wish.ipv4)
+    return [f"{address}/{pool.prefix}"], [f"{each}/{pool.prefix}" for each in neighbours]
 
 
 def _interface(network: Network, others: Sequence[Endpoint]) -> str:

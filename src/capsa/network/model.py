@@ -79,6 +79,7 @@ class Endpoint(Struct, frozen=True):
     Its fields ``name`` (in the container), ``host_name``, ``bridge``, ``mac``, ``addresses``, ``gateways``, ``mtu``
     are those of `capsa.platform.protocol.Interface`; all empty in networks of the drivers ``host`` and ``null``.
     ``priority``, ``link_local`` and ``sysctls`` are as they were wished for (`capsa.network.endpoint`).
+    ``neighbours`` are addresses that nobody else gets, though nobody has them (`Wish.apart`).
     """
 
     id: str
@@ -90,6 +91,7 @@ class Endpoint(Struct, frozen=True):
     bridge: str = ""
     mac: str = ""
     addresses: list[str] = []
+    neighbours: list[str] = []
     gateways: list[str] = []
     mtu: int = 1500
     aliases: tuple[str, ...] = ()
@@ -97,6 +99,11 @@ class Endpoint(Struct, frozen=True):
     link_local: list[str] = []
     sysctls: dict[str, str] = {}
     isolated: bool = False
+
+    @property
+    def taken(self) -> list[str]:
+        """All addresses that are not to be had by others, with prefix length."""
+        return [*self.addresses, *self.neighbours]
 
     def address(self, version: int) -> tuple[str, int]:
         """Address and prefix length of IP version 4 or 6; ``("", 0)`` where there is none."""

@@ -51,7 +51,7 @@ class Networks:
         self._left: dict[str, str] = {}  # host ends that may still be there, by their addresses
         for endpoint in self._store.endpoints():
             self._endpoints.setdefault(endpoint.container, {})[endpoint.network] = endpoint
-            self._allocators.seed(self._networks[endpoint.network], endpoint.addresses)
+            self._allocators.seed(self._networks[endpoint.network], endpoint.taken)
         self._add_predefined()
 
     # Networks
@@ -196,7 +196,7 @@ class Networks:
         try:
             self._store.add_endpoint(endpoint)
         except BaseException:
-            self._allocators.give_back(network, endpoint.addresses)
+            self._allocators.give_back(network, endpoint.taken)
             raise
         self._endpoints.setdefault(container, {})[network.id] = endpoint
         self.route(container)
@@ -403,7 +403,7 @@ class Networks:
         del mine[endpoint.network]
         if not mine:
             del self._endpoints[endpoint.container]
-        self._allocators.give_back(self._networks[endpoint.network], endpoint.addresses)
+        self._allocators.give_back(self._networks[endpoint.network], endpoint.taken)
         if endpoint.bridge:
             self._left.update(dict.fromkeys(endpoint.addresses, endpoint.host_name))
 

@@ -5,7 +5,7 @@ its ``config`` node in HID (or the name of a file in the image that holds it: ``
 ``GENODE_CONFIG`` of the environment, which goes before it;
 ``org.genode.services``: more services of the Genode that it may use, by name; ``org.genode.vfs``: ``no`` where it
 uses no files; ``org.genode.heartbeat``: ``yes`` where it answers heartbeats; ``org.genode.priority``: 0 (highest) to
--3.
+-3. ``org.capsa.dns``: addresses of name servers.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from capsa.platform.genode.budget import Quota
 PREFIX = "org.genode."
 KNOWN = ("ram", "caps", "config", "services", "vfs", "heartbeat", "priority")
 BASE_SERVICES = ("PD", "CPU", "RM", "LOG")
-MORE_SERVICES = ("Timer", "Rtc", "Report", "Trace", "Gui", "Nic", "Uplink", "Audio_out", "Play", "Record", "Event")
+MORE_SERVICES = ("Timer", "Rtc", "Report", "Trace", "Gui", "Nic", "Audio_out", "Play", "Record", "Event")
 MAIN = "main"
 VARIABLE = "GENODE_CONFIG"
+SERVERS = "org.capsa.dns"
 _NAME = re.compile(r"[A-Za-z0-9_.+-]{1,63}")
 
 
@@ -38,11 +39,26 @@ class Volume(msgspec.Struct, frozen=True):
     writable: bool = True
 
 
+class Link(msgspec.Struct, frozen=True):
+    """A container's place in a network.
+
+    ``name`` as in ``eth0``; ``tap``: the device of the host that leads there, with the ``mac`` that the container has
+    there; ``address`` is ``A.B.C.D/N``; ``gateway``: the way to everywhere else, if it is through this network.
+    """
+
+    name: str
+    tap: str
+    mac: str
+    address: str
+    gateway: str = ""
+
+
 class Bundle(msgspec.Struct, frozen=True):
     """One container, in Genode's terms.
 
     ``binary`` is a ROM name; ``roms`` are the files of the image by ROM name, with the name that the pool of ROMs knows
-    their content by; ``quota`` is that of the main component alone.
+    their content by; ``quota`` is that of the main component alone. ``network``: it may use the networks that it has
+    ``links`` to, now or later; ``servers``: addresses of name servers.
     """
 
     name: str
@@ -59,6 +75,9 @@ class Bundle(msgspec.Struct, frozen=True):
     heartbeat: bool = False
     priority: int = 0
     processors: tuple[int, int] | None = None
+    network: bool = False
+    links: tuple[Link, ...] = ()
+    servers: tuple[str, ...] = ()
 
 
 def rom_name(path: str) -> str:
@@ -102,6 +121,7 @@ def read(spec: Spec, name: str, roms: Mapping[str, str], text_of: Mapping[str, s
         files=_flag(annotations, "vfs", True),
         read_only=bool(spec.root and spec.root.readonly),
         volumes=tuple(volumes),
+        servers=tuple(spec.annotations.get(SERVERS, "").split()),
         heartbeat=_flag(annotations, "heartbeat", False),
         priority=_priority(annotations.get("org.genode.priority", "0")),
     )

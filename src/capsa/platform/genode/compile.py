@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 
 from capsa.errors import InvalidArgument
-from capsa.hid import Node, NotRepresentable
-from capsa.platform.genode import budget
+from capsa.hid import Node
+from capsa.platform.genode import budget, network
 from capsa.platform.genode.budget import Quota
 from capsa.platform.genode.bundle import BASE_SERVICES, MAIN, Bundle
+from capsa.platform.genode.nodes import anything_of_the_parent, node, provided, provides, quoted, routed, to_child
 
 CONTAINERS = "containers"
 SYSTEM = (
@@ -33,11 +34,10 @@ HEARTBEAT_MS = 1000
 PRIORITIES = 4
 FILES = Quota(8 * budget.MIB, 250)
 CONFIGS = Quota(16 * budget.MIB, 2000)
-_HOST_ROMS = ("ld.lib.so", "init", "vfs", "lx_fs")
 _FILE_ROMS = ("vfs", "lx_fs")
+_HOST_ROMS = ("ld.lib.so", "init", *_FILE_ROMS, *network.ROMS)
 # Services that a sub-init may pass on; which of them a component gets, its routes say.
-_OFFERED = ("ROM", *BASE_SERVICES, "Timer", "Report", "Rtc", "Trace", "Nic", "Uplink", "Gui", "Event")
-_LONGEST_ATTRIBUTE = 1000
+_OFFERED = ("ROM", *BASE_SERVICES, "Timer", "Report", "Rtc", "Trace", "Gui", "Event")
 
 
 class Exec(msgspec.Struct, frozen=True):
@@ -76,31 +76,8 @@ class Entry(msgspec.Struct, frozen=True):
     quota: Quota
     services: tuple[str, ...] = ()
     files: bool = True
+    network: bool = False
     priority: int = 0
-
-
-def node(type: str, name: str = "", *content: Node, **attributes: str | int | bool) -> Node:
-    """A HID node; raises `InvalidArgument` for a value that HID cannot hold."""
-    values: dict[str, str | int | bool] = {"name": name} if name else {}
-    values.update(attributes)
-    for tag, value in values.items():
-        if isinstance(value, str) and (set(value) & set("|\n\r\0") or value != value.strip()):
-            raise InvalidArgument(f"HID cannot hold {value[:80]!r} as the {tag} of {type!r}")
-        if isinstance(value, str) and len(value) > _LONGEST_ATTRIBUTE:
-            raise InvalidArgument(f"the {tag} of {type!r} is longer than {_LONGEST_ATTRIBUTE} characters")
-    return Node(type, values, content)
-
-
-def quoted(type: str, text: str, name: str = "") -> Node:
-    """A node with free text, a line of which may hold anything but a line break or a zero."""
-    if "\0" in text:
-        raise InvalidArgument(f"HID cannot hold a zero byte in {type!r}")
-    made = node(type, name)
-    try:
-        made.text = text
-    except NotRepresentable as error:
-        raise InvalidArgument(str(error)) from error
-    return made
 
 
 # ---- the fixed part ----
@@ -108,24 +85,24 @@ def quoted(type: str, text: str, name: str = "") -> Node:
 
 def system(quota: Quota) -> Node:
     """What core starts with; ``quota`` is what containers may have together."""
-    root = node("config", "", _provided(("ROM", *BASE_SERVICES)))
+    root = node("config", "", provided(("ROM", *BASE_SERVICES)))
     root.add(node("default-route", "", node("any-service", "", node("parent"), node("any-child"))))
     root.add(node("default", caps=120, ram="2M"))
-    root.add(node("start", "timer", _provides("Timer"), ram="1M"))
+    root.add(node("start", "timer", provides("Timer"), ram="1M"))
     policies = (
         node("policy", label_prefix="config_rom", root="/host/config"),
         node("policy", label_prefix=f"{CONTAINERS} -> configs", root="/host/config"),
         node("policy", label_prefix="fs_report", root="/host/report", writeable=True),
     )
-    files = (_provides("File_system"), node("config", "", *policies))
+    files = (provides("File_system"), node("config", "", *policies))
     root.add(node("start", "lx_fs", *files, caps=400, ram="12M", ld=False))
     root.add(
         node(
             "start",
             "config_rom",
             node("binary", "fs_rom"),
-            _provides("ROM"),
-            _routes(_to_child("File_system", "lx_fs"), _anything_of_the_parent()),
+            provides("ROM"),
+            routed(to_child("File_system", "lx_fs"), anything_of_the_parent()),
             ram="4M",
         )
     )
@@ -133,19 +110,19 @@ def system(quota: Quota) -> Node:
         node(
             "start",
             "fs_report",
-            _provides("Report"),
+            provides("Report"),
             node("config", "", node("vfs", "", node("fs"))),
-            _routes(_to_child("File_system", "lx_fs"), _anything_of_the_parent()),
+            routed(to_child("File_system", "lx_fs"), anything_of_the_parent()),
             caps=2000,
             ram="24M",
         )
     )
-    routes = _routes(
+    routes = routed(
         node("service", "ROM", node("child", "config_rom", label=CONTAINERS), label="config"),
-        _to_child("Report", "fs_report"),
-        _to_child("File_system", "lx_fs"),
-        _to_child("Timer", "timer"),
-        _anything_of_the_parent(),
+        to_child("Report", "fs_report"),
+        to_child("File_system", "lx_fs"),
+        to_child("Timer", "timer"),
+        anything_of_the_parent(),
     )
     root.add(node("start", CONTAINERS, node("binary", "init"), routes, caps=quota.caps, ram=budget.shown(quota.ram)))
     return root
@@ -154,10 +131,20 @@ def system(quota: Quota) -> Node:
 # ---- the dynamic part ----
 
 
+def entry(bundle: Bundle, execs: int = 0) -> Entry:
+    """A container's part, with so many additional components."""
+    total = quota(bundle, execs)
+    return Entry(bundle.name, total, _of_the_parent(bundle), bundle.files, bundle.network, bundle.priority)
+
+
+def _of_the_parent(bundle: Bundle) -> tuple[str, ...]:
+    return tuple(name for name in bundle.services if name != "Nic")
+
+
 def containers(entries: Iterable[Entry]) -> Node:
     """The configuration of the `init` that has a sub-init for each container."""
     root = node("config", "", prio_levels=PRIORITIES)
-    root.add(_provided((*_OFFERED, "File_system")))
+    root.add(provided((*_OFFERED, "File_system")))
     root.add(
         node(
             "report",
@@ -176,8 +163,8 @@ def containers(entries: Iterable[Entry]) -> Node:
             "start",
             "configs",
             node("binary", "fs_rom"),
-            _provides("ROM"),
-            _routes(_anything_of_the_parent()),
+            provides("ROM"),
+            routed(anything_of_the_parent()),
             caps=CONFIGS.caps,
             ram=budget.shown(CONFIGS.ram),
         )
@@ -193,7 +180,11 @@ def _container(entry: Entry) -> Node:
         node("service", "ROM", node("parent"), label_prefix=ROM_PREFIX),
         *(
             node("service", "ROM", node("parent"), label_last=name)
-            for name in ("ld.lib.so", "init", *(_FILE_ROMS if entry.files else ()))
+            for name in (
+                *("ld.lib.so", "init"),
+                *(_FILE_ROMS if entry.files else ()),
+                *(network.ROMS if entry.network else ()),
+            )
         ),
         node("service", "ROM", node("parent"), label_suffix=".lib.so"),
         node("service", "Report", node("parent"), label=REPORT),
@@ -203,7 +194,7 @@ def _container(entry: Entry) -> Node:
         "start",
         entry.name,
         node("binary", "init"),
-        node("route", "", *routes),
+        routed(*routes),
         caps=entry.quota.caps,
         ram=budget.shown(entry.quota.ram),
         **({"priority": entry.priority} if entry.priority else {}),
@@ -220,15 +211,21 @@ def quota(bundle: Bundle, execs: int = 0) -> Quota:
         total = total + budget.VFS
     if _has_directories(bundle):
         total = total + FILES
+    total = total + network.quota(bundle)
     for _ in range(execs):
-        total = total + budget.EXEC
+        total = total + exec_quota(bundle)
     return total
+
+
+def exec_quota(bundle: Bundle) -> Quota:
+    """What one more component gets; a session at a router takes some of it."""
+    return budget.EXEC + network.SESSION_QUOTA if bundle.network else budget.EXEC
 
 
 def subinit(bundle: Bundle, tree: Tree | None = None, execs: Sequence[Exec] = (), *, cow: bool = False) -> Node:
     """The configuration of a container's sub-init; ``cow``: this Genode has the plugin of that name."""
     root = node("config")
-    root.add(_provided(("ROM", *BASE_SERVICES, *bundle.services)))
+    root.add(provided(("ROM", *BASE_SERVICES, *_of_the_parent(bundle))))
     root.add(node("report", ids=True, child_ram=True, child_caps=True, delay_ms=REPORT_MS, buffer="16K"))
     if bundle.heartbeat:
         root.add(node("heartbeat", rate_ms=HEARTBEAT_MS))
@@ -238,9 +235,11 @@ def subinit(bundle: Bundle, tree: Tree | None = None, execs: Sequence[Exec] = ()
         if _has_directories(bundle):
             root.add(_files(bundle, tree))
         root.add(_vfs(bundle, tree, execs, cow))
+    for each in network.components(bundle):
+        root.add(each)
     root.add(_main(bundle))
-    for each in execs:
-        root.add(_exec(bundle, each))
+    for wanted in execs:
+        root.add(_exec(bundle, wanted))
     return root
 
 
@@ -261,9 +260,9 @@ def _files(bundle: Bundle, tree: Tree) -> Node:
         "start",
         "files",
         node("binary", "lx_fs"),
-        _provides("File_system"),
+        provides("File_system"),
         node("config", "", *policies),
-        _routes(_anything_of_the_parent()),
+        routed(anything_of_the_parent()),
         caps=FILES.caps,
         ram=budget.shown(FILES.ram),
         ld=False,
@@ -284,15 +283,15 @@ def _vfs(bundle: Bundle, tree: Tree, execs: Sequence[Exec], cow: bool) -> Node:
     flags: dict[str, Any] = {} if bundle.read_only else {"writeable": True}
     routes = [node("service", "ROM", node("parent", label=ROM_PREFIX + tree.image), label_last=ROM_PREFIX + tree.image)]
     if _has_directories(bundle):
-        routes.append(_to_child("File_system", "files"))
+        routes.append(to_child("File_system", "files"))
     clients = [MAIN, *(each.name for each in execs)]
     policies = [node("policy", label_prefix=f"{name} ->", root="/", **flags) for name in clients]
     return node(
         "start",
         "vfs",
-        _provides("File_system"),
+        provides("File_system"),
         node("config", "", node("vfs", "", *content), *policies),
-        _routes(*routes, _anything_of_the_parent()),
+        routed(*routes, anything_of_the_parent()),
         caps=budget.VFS_CAPS,
         ram=budget.shown(budget.VFS_RAM),
     )
@@ -325,8 +324,8 @@ def _exec(bundle: Bundle, wanted: Exec) -> Node:
         _binary(bundle, wanted.binary),
         _config(wanted.config, wanted.arguments, wanted.environment),
         _component_routes(bundle),
-        caps=budget.EXEC_CAPS,
-        ram=budget.shown(budget.EXEC_RAM),
+        caps=exec_quota(bundle).caps,
+        ram=budget.shown(exec_quota(bundle).ram),
     )
 
 
@@ -358,26 +357,8 @@ def _component_routes(bundle: Bundle) -> Node:
     routes.append(node("service", "ROM", node("parent"), label_last="ld.lib.so"))
     routes.append(node("service", "ROM", node("parent"), label_suffix=".lib.so"))
     if bundle.files:
-        routes.append(_to_child("File_system", "vfs"))
-    routes += [node("service", name, node("parent")) for name in (*BASE_SERVICES, *bundle.services)]
-    return node("route", "", *routes)
-
-
-def _provided(services: Iterable[str]) -> Node:
-    return node("parent-provides", "", *(node("service", name) for name in services))
-
-
-def _provides(service: str) -> Node:
-    return node("provides", "", node("service", service))
-
-
-def _routes(*routes: Node) -> Node:
-    return node("route", "", *routes)
-
-
-def _to_child(service: str, child: str) -> Node:
-    return node("service", service, node("child", child))
-
-
-def _anything_of_the_parent() -> Node:
-    return node("any-service", "", node("parent"))
+        routes.append(to_child("File_system", "vfs"))
+    if bundle.network:
+        routes.append(to_child("Nic", network.ROUTER))
+    routes += [node("service", name, node("parent")) for name in (*BASE_SERVICES, *_of_the_parent(bundle))]
+    return routed(*routes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from capsa import hid
@@ -17,16 +18,17 @@ from capsa.platform.genode.compile import CONFIG_PREFIX, CONTAINERS, REPORT
 from capsa.platform.genode.report import State, read
 
 MOST = 1 << 20  # bytes of a report
+CHECKED = ("init", "nic_router")
 
 
 class Directory:
     """``config`` and ``report`` of one Genode."""
 
-    def __init__(self, path: Path, schema: hid.Schema | None = None) -> None:
-        """``schema``: that of `init`, where the Genode brings it along."""
+    def __init__(self, path: Path, schemas: Mapping[str, hid.Schema] | None = None) -> None:
+        """``schemas`` of programs, where the Genode brings them along."""
         self.config = path / "config"
         self.report = path / "report"
-        self._schema = schema
+        self._schemas = schemas or {}
 
     def write_containers(self, document: hid.Node, version: int) -> None:
         """The configuration of all containers; the report on it repeats ``version``.
@@ -70,10 +72,18 @@ class Directory:
         with open(fd, "rb", buffering=0) as file:
             return read(file.read(MOST) or b"")
 
+    def _check(self, name: str, program: str, document: hid.Node) -> None:
+        schema = self._schemas.get(program)
+        if schema is not None and (problems := schema.check(document)):
+            raise LaunchFailed(f"the configuration of {name} does not fit this Genode's schema: {problems[0]}")
+
     def _write(self, name: str, document: hid.Node, version: int) -> None:
         try:
-            if self._schema is not None and (problems := self._schema.check(document)):
-                raise LaunchFailed(f"the configuration of {name} does not fit this Genode's schema: {problems[0]}")
+            self._check(name, "init", document)
+            for start in document.nodes("start"):
+                binary, config = start.node("binary"), start.node("config")
+                if config is not None:
+                    self._check(f"{name} -> {start.name}", binary.name if binary else start.name, config)
             document.set("version", version)  # the schema of 26.02 does not know it, `init` does
             text = hid.write(document)
         except hid.HidError as error:
@@ -87,12 +97,15 @@ class Directory:
             raise LaunchFailed(f"cannot write {path}: {reason(error)}") from error
 
 
-def schema_of(binaries: Path) -> hid.Schema | None:
-    """The schema of `init` among a Genode's binaries, if it is there; raises `CapsaError` if it is broken."""
-    path = binaries / "init.hsd"
-    try:
-        return hid.Schema.load(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, hid.HidError) as error:
-        raise CapsaError(f"cannot use the schema {path}: {error}") from error
+def schemas_of(binaries: Path) -> dict[str, hid.Schema]:
+    """The schemas among a Genode's binaries that are there; raises `CapsaError` if one is broken."""
+    found = {}
+    for program in CHECKED:
+        path = binaries / f"{program}.hsd"
+        try:
+            found[program] = hid.Schema.load(path.read_text())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, hid.HidError) as error:
+            raise CapsaError(f"cannot use the schema {path}: {error}") from error
+    return found

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -26,18 +27,19 @@ from capsa.errors import CapsaError, InvalidArgument, LaunchFailed, Unsupported,
 from capsa.oci import runtime
 from capsa.platform import packets
 from capsa.platform.connection import failure_of
-from capsa.platform.genode import budget, bundle, compile, processes
+from capsa.platform.genode import budget, bundle, compile, network, processes
 from capsa.platform.genode.budget import Quota
 from capsa.platform.genode.bundle import MAIN
-from capsa.platform.genode.directory import Directory, schema_of
+from capsa.platform.genode.directory import Directory, schemas_of
 from capsa.platform.genode.image import Images
-from capsa.platform.genode.member import Member
+from capsa.platform.genode.member import Member, link_of
 from capsa.platform.genode.output import Line, Lines
 from capsa.platform.genode.report import State
 from capsa.platform.loop import READ, Loop
-from capsa.platform.protocol import Launch, Status
-from capsa.sys import mount, namespace
+from capsa.platform.protocol import Interface, Launch, Status
+from capsa.sys import mount, namespace, tap
 from capsa.sys.inotify import IN_CLOSE_WRITE, IN_CREATE, IN_MOVED_TO, Inotify
+from capsa.sys.netlink import Netlink
 from capsa.sys.title import set_title
 from capsa.vfs.tree import CopyOnWrite
 
@@ -68,6 +70,13 @@ class Settings(msgspec.Struct):
     caps: int = 60_000
 
 
+class Tap(msgspec.Struct, frozen=True):
+    """A device of the host: the container that it leads to, and the component that has it open."""
+
+    container: str
+    driver: str
+
+
 def missing(binaries: Path) -> list[str]:
     """What a directory lacks to be one of Genode's programs."""
     return [name for name in NEEDED if not (binaries / name).is_file()]
@@ -82,7 +91,7 @@ class GenodeHost:
         self.loop = Loop(select.epoll(), self._children[0], lambda _pid, _status: None)
         self.members: dict[str, Member] = {}
         binaries = Path(settings.binaries)
-        self._directory = Directory(Path(settings.work, "host"), schema_of(binaries))
+        self._directory = Directory(Path(settings.work, "host"), schemas_of(binaries))
         self._images = Images(Path(settings.store))
         self._cow = (binaries / "vfs_cow.lib.so").is_file()
         self._engines: list[socket.socket] = []
@@ -101,6 +110,7 @@ class GenodeHost:
         self._over = False
         self._last_words = ""
         self._fault: tuple[float, str] | None = None
+        self._taps: dict[str, Tap] = {}
 
     # -- begin and end
 
@@ -172,6 +182,7 @@ class GenodeHost:
             self.loop.turn(0.1)
         for member in self.members.values():
             member.reception.close()
+        self._unplug(lambda _each: True)
         self._remove_work()
 
     def _remove_work(self) -> None:
@@ -231,17 +242,21 @@ class GenodeHost:
             for fd in fds:
                 os.close(fd)
             return
-        self._launch(launch, control, [socket.socket(fileno=fd) for fd in fds])
+        ends = [socket.socket(fileno=fd) for fd in fds]
+        self._launch(launch, control, ends[: len(launch.attach)], ends[len(launch.attach) :])
 
-    def _launch(self, launch: Launch, control: socket.socket, attached: list[socket.socket]) -> None:
+    def _launch(
+        self, launch: Launch, control: socket.socket, attached: list[socket.socket], held: list[socket.socket]
+    ) -> None:
         try:
             member = self._member(launch)
         except (CapsaError, OSError) as error:
             with contextlib.suppress(OSError):
                 packets.send(control, Status(state="failed", failure=failure_of(error)), [])
-            for each in (control, *attached):
+            for each in (control, *attached, *held):
                 each.close()
             return
+        member.held = held
         member.reception.admit(control)
         self.members[member.name] = member
         try:
@@ -261,8 +276,6 @@ class GenodeHost:
         spec = runtime.load(Path(launch.bundle))
         if launch.stdin:
             raise Unsupported("components on Genode have no standard input: leave --interactive out")
-        if launch.interfaces or launch.held:
-            raise Unsupported("containers on Genode have no network yet: use --network none")
         if not isinstance(launch.root, CopyOnWrite):
             raise InvalidArgument("a container on Genode needs an image")
         contents = self._images.get(launch.root.layers)
@@ -270,19 +283,78 @@ class GenodeHost:
         self._launches += 1
         name = f"{launch.id[:SHORT_ID]}-{self._launches}"
         made = bundle.read(spec, name, contents.roms, contents.texts)
+        made = self._networked(made, launch)
         for content in (contents.archive, *contents.roms.values()):
             self._offer(content)
         self._fits(launch.id, compile.quota(made))
         try:
             tree = self._tree(made, launch.root, contents.archive) if made.files else None
+            for interface in launch.interfaces:
+                self._plug(name, interface)
         except BaseException:
             self._unbind(name)
+            self._unplug(lambda tap: tap.container == name)
             raise
         member = Member(self, launch, made, tree, contents.texts)
         where = self._directory.reports_of(name)
         where.mkdir(exist_ok=True)
         self._watch(where, name)
         return member
+
+    def _networked(self, made: bundle.Bundle, launch: Launch) -> bundle.Bundle:
+        """The same with its networks; raises `InvalidArgument`, `Unsupported`."""
+        if not launch.interfaces:
+            if "Nic" in made.services:
+                raise InvalidArgument(
+                    "the component asks for Nic (org.genode.services), and its container is in no network: name one "
+                    "(--network)"
+                )
+            return made
+        if lacks := [name for name in network.ROMS if not Path(self.settings.binaries, name).is_file()]:
+            raise Unsupported(f"this Genode has no networks: {self.settings.binaries} lacks {', '.join(lacks)}")
+        return msgspec.structs.replace(made, network=True, links=tuple(map(link_of, launch.interfaces)))
+
+    def plug(self, member: Member, interface: Interface) -> None:
+        """As of `capsa.platform.genode.member.Machine`."""
+        self._plug(member.name, interface)
+
+    def _plug(self, container: str, interface: Interface) -> None:
+        """Genode's driver would try for ever to write to a device that is down or gone: it is up before, gone after."""
+        if interface.mtu > network.MOST_MTU:
+            raise Unsupported(
+                f"packets on Genode have at most {network.MOST_MTU} bytes, those of the network {interface.mtu}: "
+                "make one with a smaller com.docker.network.driver.mtu"
+            )
+        name = interface.host_name
+        try:
+            tap.add(name)
+            self._taps[name] = Tap(container, network.driver(link_of(interface)))
+            with Netlink() as netlink:
+                netlink.attach(name, interface.bridge, interface.isolated)
+                netlink.up(name)
+        except OSError as error:
+            raise LaunchFailed(f"cannot connect to {interface.bridge} by {name}: {reason(error)}") from error
+
+    def _unplug(self, gone: Callable[[Tap], bool]) -> None:
+        """Delete the devices whose drivers are ``gone``."""
+        names = [name for name, each in self._taps.items() if gone(each)]
+        if names:
+            with Netlink() as netlink:
+                for name in names:
+                    with contextlib.suppress(OSError):  # an engine may have deleted it
+                        netlink.delete(name)
+                    del self._taps[name]
+
+    def _unused(self, which: Tap) -> bool:
+        """Whether the driver has ended, by what Genode says."""
+        member = self.members.get(which.container)
+        if member is not None and member.active:
+            if any(network.driver(link) == which.driver for link in member.bundle.links):
+                return False
+            inner = self._directory.state_of(member.name)
+            return inner is not None and which.driver not in inner.children
+        state = self._directory.state()
+        return state is not None and which.container not in state.children
 
     def _offer(self, content: str) -> None:
         """Let core's ROM service hand out a file of the pool."""
@@ -421,6 +493,8 @@ class GenodeHost:
         for name in concerned:
             if name in self.members:
                 self._look(self.members[name])
+        if self._taps:
+            self._unplug(self._unused)
 
     def _take(self, state: State) -> None:
         with contextlib.suppress(ValueError):

@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -15,9 +15,9 @@ from capsa.errors import CapsaError, Conflict, InvalidArgument, LaunchFailed, Un
 from capsa.hid import Node
 from capsa.platform import kept_exit, protocol
 from capsa.platform.connection import Answer, failure_of
-from capsa.platform.genode import budget, bundle, compile, output
+from capsa.platform.genode import budget, bundle, compile, network, output
 from capsa.platform.genode.budget import Quota
-from capsa.platform.genode.bundle import MAIN, Bundle, rom_name
+from capsa.platform.genode.bundle import MAIN, Bundle, Link, rom_name
 from capsa.platform.genode.compile import Exec
 from capsa.platform.genode.report import Child, State
 from capsa.platform.log import LogWriter
@@ -45,6 +45,9 @@ class Machine(Protocol):
     def admit(self, member: Member, wanted: Quota) -> None:
         """Raises `LaunchFailed` where that quota is not to be had."""
 
+    def plug(self, member: Member, interface: protocol.Interface) -> None:
+        """Make the device that leads from a network to the container; raises `CapsaError`."""
+
     def withdraw(self, member: Member) -> None:
         """Take its start node away: all its components end."""
 
@@ -61,6 +64,17 @@ class Additional:
         self.streams = streams
         self.answer: Answer | None = answer
         self.lacking = 0.0
+
+
+def link_of(interface: protocol.Interface) -> Link:
+    """A container's interface as its router has it."""
+    address, gateway = interface.addresses[0], gateway_of(interface.gateways)
+    return Link(interface.name, interface.host_name, interface.mac, address, gateway)
+
+
+def gateway_of(gateways: Sequence[str]) -> str:
+    """The one of IPv4, empty if there is none."""
+    return next((each for each in gateways if ":" not in each), "")
 
 
 class Member:
@@ -83,6 +97,7 @@ class Member:
         self.version = 0  # of its sub-init's configuration
         self.awaits = 0  # the configuration of all that has to be in effect before the next one of its own
         self.returns = 0  # the one of its own after which others may have what it has no more
+        self.held: list[socket.socket] = []  # which reserve the host's ports that are published
         self.usage = Child(MAIN)
         self._machine = machine
         self._exec_count = 0
@@ -108,8 +123,7 @@ class Member:
 
     def entry(self) -> compile.Entry:
         """Its part of the configuration of all containers."""
-        made = self.bundle
-        return compile.Entry(self.name, self.quota, made.services, made.files, made.priority)
+        return compile.entry(self.bundle, len(self.execs))
 
     def subinit(self, cow: bool) -> Node:
         """The configuration of its sub-init."""
@@ -145,10 +159,14 @@ class Member:
                 raise Unsupported("Genode cannot stop the processors of a component: containers there are not paused")
             case protocol.Resize():
                 raise Conflict("it has no terminal to resize")
+            case protocol.Connect():
+                self._connect(command.interface)
+            case protocol.Disconnect():
+                self._disconnect(command.name)
+            case protocol.Route():
+                self._route(command)
             case protocol.Processes():
                 raise Unsupported("a container on Genode has components, not processes")
-            case _:
-                raise Unsupported("containers on Genode have no network interfaces")
         answer(Done())
 
     def _running(self) -> None:
@@ -191,6 +209,43 @@ class Member:
             self.bundle = before
             raise
 
+    def _connect(self, interface: protocol.Interface) -> None:
+        self._running()
+        if not self.bundle.network:
+            raise Unsupported("the component was started without a network: name one at its start (--network)")
+        added = link_of(interface)
+        links = self.bundle.links
+        if added.gateway:
+            links = tuple(msgspec.structs.replace(link, gateway="") for link in links)
+        self._change_links((*links, added), interface)
+
+    def _disconnect(self, name: str) -> None:
+        self._running()
+        self._change_links(tuple(link for link in self.bundle.links if link.name != name))
+
+    def _route(self, command: protocol.Route) -> None:
+        self._running()
+        gateway = gateway_of(command.gateways)
+        self._change_links(
+            tuple(
+                msgspec.structs.replace(link, gateway=gateway if link.name == command.name else "")
+                for link in self.bundle.links
+            )
+        )
+
+    def _change_links(self, links: tuple[Link, ...], added: protocol.Interface | None = None) -> None:
+        before = self.bundle
+        wanted = msgspec.structs.replace(before, links=links)
+        if added is not None:
+            self._machine.admit(self, network.DRIVER_QUOTA)
+            self._machine.plug(self, added)
+        self.bundle = wanted
+        try:
+            self._machine.apply(self)
+        except CapsaError:
+            self.bundle = before
+            raise
+
     def _exec(self, command: protocol.Exec, ends: list[socket.socket], answer: Answer) -> None:
         self._running()
         process = command.process
@@ -199,7 +254,7 @@ class Member:
         binary = rom_name(process.args[0]) if process.args else ""
         if binary not in dict(self.bundle.roms):
             raise LaunchFailed(f"there is no {binary or 'program'} in the image of the container", 127)
-        self._machine.admit(self, budget.EXEC)
+        self._machine.admit(self, compile.exec_quota(self.bundle))
         self._exec_count += 1
         environment = bundle.variables(process.env)
         wanted = Exec(
@@ -324,7 +379,7 @@ class Member:
     def fail(self, error: BaseException) -> None:
         """It could not be launched; nothing of it stays."""
         self._machine.withdraw(self)
-        self.streams.close()
+        self._let_go()
         self.status = Status(state="failed", failure=failure_of(error))
         self.reception.say(self.status)
         self._machine.forget(self)
@@ -336,7 +391,7 @@ class Member:
         for each in list(self.execs.values()):
             self._exec_ended(each, 137, apply=False)
         self._machine.withdraw(self)
-        self.streams.close()
+        self._let_go()
         self.status = Status(
             state="exited",
             started_at=self.status.started_at,
@@ -346,6 +401,12 @@ class Member:
         )
         kept_exit.write(self.launch.bundle, self.status)
         self.reception.say(self.status)
+
+    def _let_go(self) -> None:
+        self.streams.close()
+        for each in self.held:
+            each.close()
+        self.held = []
 
     def _exec_reported(self, which: Additional, child: Child | None) -> None:
         if child is None:

@@ -1,0 +1,3 @@
+TARGET = test-net_echo
+SRC_CC = main.cc
+LIBS   = base
