@@ -158,7 +158,10 @@ def _refuse(linux: Linux) -> None:
             f"mountLabel {linux.mount_label!r} needs SELinux on mounts, which capsa does not set: remove it"
         )
     if linux.intel_rdt is not None:
-        raise Unsupported("intelRdt is not supported: remove it from the specification")
+        raise Unsupported(
+            "linux.intelRdt asks for a share of the processor's cache or of memory bandwidth (resctrl), which"
+            " capsa cannot give: remove it from the specification"
+        )
 
 
 @contextlib.contextmanager
