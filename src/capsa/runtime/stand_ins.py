@@ -1,0 +1,172 @@
+"""Small modules in the place of some of Python's library, see `lean`.
+
+Each has what capsa's modules use of the real one, and a test compares; that of ``typing`` has what msgspec asks for.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import ModuleType
+    from typing import Any
+else:
+    ModuleType = type(sys)
+
+# In these the Python part adds nothing but enumerations, names, or a second implementation.
+_ONLY_C = {"datetime": "_datetime", "signal": "_signal", "struct": "_struct"}
+_FORMATS = ("_json_schema", "inspect", "msgpack", "toml", "yaml")
+# Types of C, and what they are called in formats (ctypes.html, Fundamental data types), of a 64-bit machine.
+_TYPES = {
+    "c_char": "c",
+    "c_char_p": "z",
+    "c_int": "i",
+    "c_int32": "i",
+    "c_int64": "l",
+    "c_long": "l",
+    "c_uint": "I",
+    "c_uint32": "I",
+    "c_uint64": "L",
+    "c_ushort": "H",
+    "c_void_p": "P",
+}
+
+
+def make() -> dict[str, ModuleType | None]:
+    """All of them, by the name of what they stand for; None is a module that is not there."""
+    placed: dict[str, ModuleType | None] = {name: __import__(part) for name, part in _ONLY_C.items()}
+    placed |= {f"msgspec.{name}": _module(f"msgspec.{name}", schema=None, schema_components=None) for name in _FORMATS}
+    abstract = __import__("_collections_abc")
+    placed |= {
+        "__future__": _module("__future__", annotations=None),
+        "collections": _module("collections", abc=abstract, deque=__import__("_collections").deque),
+        "collections.abc": abstract,
+        "ctypes": _ctypes(),
+        "decimal": _module("decimal", Decimal=type("Decimal", (), {})),
+        "enum": _module("enum", Enum=type("Enum", (), {}), EnumMeta=type("EnumMeta", (type,), {})),
+        "functools": _module("functools", wraps=_wraps),
+        "re": _module("re", compile=None),
+        "socket": _socket(),
+        "typing": _Typing("typing"),
+        "typing_extensions": None,
+        "uuid": _module("uuid", UUID=type("UUID", (), {}), SafeUUID=type("SafeUUID", (), {"unknown": None})),
+    }
+    return placed
+
+
+def _module(name: str, **content: Any) -> ModuleType:
+    module = ModuleType(name)
+    module.__dict__.update(content)
+    return module
+
+
+def _wraps(function: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``functools.wraps``, of which ``contextlib`` makes use."""
+
+    def renamed(wrapper: Callable[..., Any]) -> Callable[..., Any]:
+        wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
+        return wrapper
+
+    return renamed
+
+
+def _socket() -> ModuleType:
+    """``socket`` without its enumerations; sockets are those in C, with what the ones in Python add."""
+    import _socket
+
+    class Socket(_socket.socket):
+        def __enter__(self) -> Socket:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.close()
+
+        def accept(self) -> tuple[Socket, Any]:
+            fd, address = self._accept()  # type: ignore[attr-defined]
+            return Socket(fileno=fd), address
+
+    def send_fds(end: _socket.socket, data: Iterable[bytes], fds: Iterable[int]) -> int:
+        from array import array
+
+        return end.sendmsg(data, [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array("i", fds))])
+
+    module = _module("socket", socket=Socket, send_fds=send_fds)
+    module.__dict__.update({name: value for name, value in vars(_socket).items() if not hasattr(module, name)})
+    return module
+
+
+def _ctypes() -> ModuleType:
+    """``ctypes`` as far as system calls take it."""
+    import _ctypes as c
+
+    found: dict[str, Any] = {
+        name: getattr(c, name) for name in ("Array", "Structure", "addressof", "byref", "get_errno", "sizeof")
+    }
+    simple: Any = c._SimpleCData
+    function: Any = c.CFuncPtr
+    found |= {name: type(simple)(name, (simple,), {"_type_": code}) for name, code in _TYPES.items()}
+
+    class Library:
+        flags = c.FUNCFLAG_CDECL
+
+        def __init__(self, name: str | None, *, use_errno: bool = False) -> None:
+            self._handle = c.dlopen(name, 0)  # type: ignore[arg-type]
+            flags = self.flags | (c.FUNCFLAG_USE_ERRNO if use_errno else 0)
+            self._kind: Any = type(function)("Function", (function,), {"_flags_": flags, "_restype_": found["c_int"]})
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            found = self._kind((name, self))
+            setattr(self, name, found)
+            return found
+
+    class PythonLibrary(Library):
+        flags = c.FUNCFLAG_CDECL | c.FUNCFLAG_PYTHONAPI
+
+    def create_string_buffer(init: bytes | int, size: int | None = None) -> Any:
+        content = init if isinstance(init, bytes) else b""
+        buffer = (found["c_char"] * (size or (len(init) + 1 if isinstance(init, bytes) else init)))()
+        buffer.value = content
+        return buffer
+
+    found |= {"CDLL": Library, "PyDLL": PythonLibrary, "create_string_buffer": create_string_buffer}
+    return _module("ctypes", pythonapi=PythonLibrary(None), **found)
+
+
+class _Form:
+    """``Literal``, ``Any``, …: something that can be told from others and takes arguments."""
+
+    def __getitem__(self, arguments: Any) -> _Alias:
+        return _Alias(self, arguments if isinstance(arguments, tuple) else (arguments,))
+
+
+class _Alias:
+    def __init__(self, origin: object, arguments: tuple[Any, ...]) -> None:
+        self.__origin__ = origin
+        self.__args__ = arguments
+
+
+class _Typing(ModuleType):
+    """``typing`` as far as msgspec asks for it: things to compare annotations with."""
+
+    TYPE_CHECKING = False
+    _CLASSES = ("Generic", "TypeVar", "_AnnotatedAlias", "_GenericAlias")
+
+    @staticmethod
+    def ForwardRef(annotation: str, **_: object) -> str:
+        return annotation
+
+    @staticmethod
+    def _eval_type(annotation: Any, variables: Any, others: Any, *_: object) -> Any:
+        # What typing gets wrong, too, and swaps: the first are the class's own names.
+        return eval(annotation, dict(others), variables) if isinstance(annotation, str) else annotation  # noqa: S307
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        found = type(name, (), {}) if name in self._CLASSES else _Form()
+        setattr(self, name, found)
+        return found
