@@ -86,6 +86,7 @@ def test_what_genode_lacks_is_refused_in_a_sentence(engine: EngineUnderTest) -> 
         (["run", "dummy", "nothing"], "there is no nothing in the image: its files are dummy"),
         (["run", "-e", "GENODE_CONFIG=config\n+++", "dummy"], "is not HID"),
         (["run", "--memory", "900g", "dummy"], "of RAM, and this Genode has"),
+        (["run", "--label", "org.genode.caps=30000", "dummy"], "capabilities, and this Genode has"),
         (["run", "-v", "/etc/hostname:/x", "dummy"], "only directories can be mounted"),
         (["run", "--label", "org.genode.caps=x", "dummy"], "org.genode.caps is 'x'"),
         (["run", "--label", "org.genode.sevices=Rtc", "dummy"], "unknown setting org.genode.sevices"),
@@ -233,17 +234,6 @@ def test_links_in_a_volume_lead_nowhere(engine: EngineUnderTest, tmp_path: Path)
     assert (tmp_path / "link").is_symlink()
 
 
-def test_many_containers(engine: EngineUnderTest) -> None:
-    names = [f"many{number}" for number in range(20)]
-    for name in names:
-        run(engine, name, LASTING, "--label", "org.genode.vfs=no")
-    for name in names:
-        reported(engine, name, "up\n")
-    listed = engine.docker("ps", "--format", "{{.Names}}").stdout.split()
-    assert set(names) <= set(listed)
-    engine.docker("rm", "-f", *names)
-
-
 def test_a_package_of_the_depot_runs(engine: EngineUnderTest, tmp_path: Path) -> None:
     runtime = b"runtime | ram: 3M | caps: 150 | binary: dummy\n+ config\n  + log | string: packed\n  + exit\n-\n"
     program = (genode.binaries() / "dummy").read_bytes()
@@ -262,5 +252,5 @@ def test_a_package_of_the_depot_runs(engine: EngineUnderTest, tmp_path: Path) ->
 
 def test_a_plan_is_what_would_be_run(engine: EngineUnderTest) -> None:
     text = engine.capsa("plan", "-e", HELLO, "--label", "org.genode.ram=3M", "dummy").stdout
-    assert "+ start main | caps: 200 | ram: 3M\n" in text and "+ log | string: hello\n" in text
+    assert "+ start main | caps: 100 | ram: 3M\n" in text and "+ log | string: hello\n" in text
     assert engine.docker("ps", "-aq").stdout == ""

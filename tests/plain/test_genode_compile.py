@@ -25,14 +25,14 @@ config
   + service Rtc
 + report | ids: yes | child_ram: yes | child_caps: yes | delay_ms: 5 | buffer: 16K
 + heartbeat | rate_ms: 1000
-+ start files | caps: 250 | ram: 8M | ld: no
++ start files | caps: 40 | ram: 8M | ld: no
   + binary lx_fs
   + provides | + service File_system
   + config
     + policy | label_prefix: vfs -> upper    | root: /host/tree/c-1/upper    | writeable: yes
     + policy | label_prefix: vfs -> volume-0 | root: /host/tree/c-1/volume-0
   + route | + any-service | + parent
-+ start vfs | caps: 250 | ram: 12M
++ start vfs | caps: 120 | ram: 12M
   + provides | + service File_system
   + config
     + vfs
@@ -105,7 +105,7 @@ def test_a_sub_init_is_written_as_a_person_would() -> None:
     execs = [compile.Exec("exec-1", "hello")]
     text = hid.write(compile.subinit(made, tree, execs, cow=True))
     assert text.startswith(SUBINIT), text
-    assert "+ start exec-1 | caps: 120 | ram: 4M\n" in text
+    assert "+ start exec-1 | caps: 100 | ram: 4M\n" in text
     assert hid.write(hid.read(text)) == text
 
 
@@ -134,6 +134,8 @@ def test_without_the_plugin_new_files_go_beside_the_image() -> None:
 def test_the_fixed_part_is_the_same_each_time() -> None:
     one, other = (hid.write(compile.system(Quota(1 << 30, 10_000))) for _ in range(2))
     assert one == other and "+ start containers | caps: 10000 | ram: 1G\n" in one
+    # An init hands out all that it has; the sessions of a few dozen containers then starve it, and all of them.
+    assert "+ resource RAM | preserve: 16M\n" in one and "+ resource CAP | preserve: 500\n" in one
 
 
 def test_a_configuration_of_ones_own_is_kept_with_its_arguments() -> None:
@@ -152,6 +154,10 @@ def test_limits_are_quotas() -> None:
         budget.check(Quota(9 * MIB, 1), Quota(8 * MIB, 100), "container x")
     with pytest.raises(LaunchFailed, match="needs 200 capabilities, and this Genode has 100 left"):
         budget.check(Quota(1, 200), Quota(8 * MIB, 100), "container x")
+    budget.check_descriptors(4, 17_900, 20_000, "container x")
+    budget.check_descriptors(4, 0, 0, "container x")  # where that is not known
+    with pytest.raises(LaunchFailed, match="needs some 500 open files of core, and 400 are left of 20000"):
+        budget.check_descriptors(4, 18_100, 20_000, "container x")
 
 
 @pytest.mark.parametrize(

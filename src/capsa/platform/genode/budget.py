@@ -16,10 +16,13 @@ from capsa.errors import InvalidArgument, LaunchFailed
 MIB = 1 << 20
 # What an `init` keeps for itself and its sessions, seen on Genode 26.02 for amd64.
 INIT_RAM, INIT_CAPS = 2 * MIB, 120
-VFS_RAM, VFS_CAPS = 12 * MIB, 250
-DEFAULT_RAM, DEFAULT_CAPS = 8 * MIB, 200
+VFS_RAM, VFS_CAPS = 12 * MIB, 100
+DEFAULT_RAM, DEFAULT_CAPS = 8 * MIB, 100
+NETWORK_CAPS = 100  # more, for sessions at a router
 LEAST_RAM, LEAST_CAPS = 1 * MIB, 50
-EXEC_RAM, EXEC_CAPS = 4 * MIB, 120
+EXEC_RAM, EXEC_CAPS = 4 * MIB, 100
+# Files that base-linux' core has open: for a component that does little, and what is to be left for those that do more.
+DESCRIPTORS, SPARE_DESCRIPTORS = 125, 1500
 _UNITS = {"": 1, "K": 1 << 10, "M": MIB, "G": 1 << 30}
 _BYTES = re.compile(r"(\d{1,18})([KMG]?)")
 
@@ -73,4 +76,14 @@ def check(wanted: Quota, available: Quota, what: str) -> None:
         raise LaunchFailed(
             f"{what} needs {wanted.caps} capabilities, and this Genode has {max(0, available.caps)} left: "
             "lower org.genode.caps or stop another container"
+        )
+
+
+def check_descriptors(components: int, used: int, limit: int, what: str) -> None:
+    """Raises `LaunchFailed` where core would have more files open than it may: that is the end of all components."""
+    room = limit - used - SPARE_DESCRIPTORS
+    if limit and components * DESCRIPTORS > room:
+        raise LaunchFailed(
+            f"{what} needs some {components * DESCRIPTORS} open files of core, and {max(0, room)} are left of {limit}: "
+            "stop another container, or start the engine with a higher limit (ulimit -n)"
         )

@@ -158,7 +158,9 @@ def config_of(given: str, text_of: Mapping[str, str]) -> hid.Node | None:
 
 def _quota(spec: Spec, annotations: Mapping[str, str]) -> Quota:
     ram = budget.bytes_of(annotations.get("org.genode.ram", str(budget.DEFAULT_RAM)), "org.genode.ram")
-    caps = annotations.get("org.genode.caps", str(budget.DEFAULT_CAPS))
+    networked = "Nic" in _services(annotations.get("org.genode.services", ""))
+    usual = budget.DEFAULT_CAPS + (budget.NETWORK_CAPS if networked else 0)
+    caps = annotations.get("org.genode.caps", str(usual))
     if not caps.isdecimal() or len(caps) > 6:
         raise InvalidArgument(f"org.genode.caps is {caps[:80]!r}: write a number of capabilities")
     memory = spec.linux.resources.memory if spec.linux and spec.linux.resources else None

@@ -30,10 +30,15 @@ ROM_PREFIX = "rom-"
 REPORT = "state"
 TREES = "/host/tree"
 REPORT_MS = 5
+# The report on all containers is asked for when much happens, costs the more the more containers there are, and says
+# little that others wait for.
+SUMMARY_MS = 25
 HEARTBEAT_MS = 1000
 PRIORITIES = 4
-FILES = Quota(8 * budget.MIB, 250)
-CONFIGS = Quota(16 * budget.MIB, 2000)
+FILES = Quota(8 * budget.MIB, 40)
+VOLUME = Quota(0, 20)  # what the VFS needs for one more session
+CONFIGS = Quota(16 * budget.MIB, 500)
+OUTERMOST = Quota(16 * budget.MIB, 500)
 _FILE_ROMS = ("vfs", "lx_fs")
 _HOST_ROMS = ("ld.lib.so", "init", *_FILE_ROMS, *network.ROMS)
 # Services that a sub-init may pass on; which of them a component gets, its routes say.
@@ -87,6 +92,9 @@ def system(quota: Quota) -> Node:
     """What core starts with; ``quota`` is what containers may have together."""
     root = node("config", "", provided(("ROM", *BASE_SERVICES)))
     root.add(node("default-route", "", node("any-service", "", node("parent"), node("any-child"))))
+    # What it needs for the sessions that all others open through it; it would hand out all but a little.
+    root.add(node("resource", "RAM", preserve=budget.shown(OUTERMOST.ram)))
+    root.add(node("resource", "CAP", preserve=OUTERMOST.caps))
     root.add(node("default", caps=120, ram="2M"))
     root.add(node("start", "timer", provides("Timer"), ram="1M"))
     policies = (
@@ -113,7 +121,7 @@ def system(quota: Quota) -> Node:
             provides("Report"),
             node("config", "", node("vfs", "", node("fs"))),
             routed(to_child("File_system", "lx_fs"), anything_of_the_parent()),
-            caps=2000,
+            caps=500,
             ram="24M",
         )
     )
@@ -145,18 +153,7 @@ def containers(entries: Iterable[Entry]) -> Node:
     """The configuration of the `init` that has a sub-init for each container."""
     root = node("config", "", prio_levels=PRIORITIES)
     root.add(provided((*_OFFERED, "File_system")))
-    root.add(
-        node(
-            "report",
-            ids=True,
-            init_ram=True,
-            init_caps=True,
-            child_ram=True,
-            child_caps=True,
-            delay_ms=REPORT_MS,
-            buffer="256K",
-        )
-    )
+    root.add(node("report", ids=True, init_ram=True, init_caps=True, delay_ms=SUMMARY_MS, buffer="256K"))
     root.add(node("heartbeat", rate_ms=HEARTBEAT_MS))
     root.add(
         node(
@@ -208,7 +205,7 @@ def quota(bundle: Bundle, execs: int = 0) -> Quota:
     """What its sub-init has to get, so that the main component gets its own."""
     total = budget.INIT + bundle.quota
     if bundle.files:
-        total = total + budget.VFS
+        total = total + vfs_quota(bundle)
     if _has_directories(bundle):
         total = total + FILES
     total = total + network.quota(bundle)
@@ -220,6 +217,19 @@ def quota(bundle: Bundle, execs: int = 0) -> Quota:
 def exec_quota(bundle: Bundle) -> Quota:
     """What one more component gets; a session at a router takes some of it."""
     return budget.EXEC + network.SESSION_QUOTA if bundle.network else budget.EXEC
+
+
+def vfs_quota(bundle: Bundle) -> Quota:
+    """What its file server gets."""
+    total = budget.VFS
+    for _ in bundle.volumes:
+        total = total + VOLUME
+    return total
+
+
+def components(bundle: Bundle) -> int:
+    """How many there are in its sub-init at first, with itself."""
+    return 2 + bundle.files + _has_directories(bundle) + len(list(network.components(bundle)))
 
 
 def subinit(bundle: Bundle, tree: Tree | None = None, execs: Sequence[Exec] = (), *, cow: bool = False) -> Node:
@@ -292,8 +302,8 @@ def _vfs(bundle: Bundle, tree: Tree, execs: Sequence[Exec], cow: bool) -> Node:
         provides("File_system"),
         node("config", "", node("vfs", "", *content), *policies),
         routed(*routes, anything_of_the_parent()),
-        caps=budget.VFS_CAPS,
-        ram=budget.shown(budget.VFS_RAM),
+        caps=vfs_quota(bundle).caps,
+        ram=budget.shown(vfs_quota(bundle).ram),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import select
 import shutil
 import signal
@@ -45,7 +46,7 @@ from capsa.vfs.tree import CopyOnWrite
 
 NEEDED = ("core", "ld.lib.so", "init", "timer", "lx_fs", "fs_rom", "fs_report")
 SHORT_ID = 12  # characters of a container's id in names: labels have 160 at most
-RESERVE = Quota(16 * budget.MIB, 500)
+RESERVE = Quota(16 * budget.MIB, 300)
 LINGER_SECONDS = 5.0
 LATE_SECONDS, SILENT_SECONDS = 5.0, 30.0  # without a report on the newest configuration: it is said; it is the end
 FAULT_SECONDS = 0.05  # after a fault was said, until the process has gone
@@ -286,7 +287,7 @@ class GenodeHost:
         made = self._networked(made, launch)
         for content in (contents.archive, *contents.roms.values()):
             self._offer(content)
-        self._fits(launch.id, compile.quota(made))
+        self._fits(launch.id, compile.quota(made), compile.components(made))
         try:
             tree = self._tree(made, launch.root, contents.archive) if made.files else None
             for interface in launch.interfaces:
@@ -432,16 +433,19 @@ class GenodeHost:
                 except CapsaError as error:
                     member.stuck(error)
 
-    def admit(self, member: Member, wanted: Quota) -> None:
+    def admit(self, member: Member, wanted: Quota, components: int = 0) -> None:
         """As of `capsa.platform.genode.member.Machine`."""
-        self._fits(member.launch.id, wanted)
+        self._fits(member.launch.id, wanted, components)
 
-    def _fits(self, container: str, wanted: Quota) -> None:
+    def _fits(self, container: str, wanted: Quota, components: int) -> None:
         taken = compile.CONFIGS + RESERVE
         for each in self.members.values():
             if each.active:
                 taken = taken + each.quota
-        budget.check(wanted, self._limit - taken, f"container {container[:SHORT_ID]}")
+        what = f"container {container[:SHORT_ID]}"
+        budget.check(wanted, self._limit - taken, what)
+        for core in processes.children(self._core.pid) if components and self._core is not None else ():
+            budget.check_descriptors(components, *processes.descriptors(core), what)
 
     def withdraw(self, member: Member) -> None:
         """As of `capsa.platform.genode.member.Machine`."""
@@ -499,12 +503,15 @@ class GenodeHost:
     def _take(self, state: State) -> None:
         with contextlib.suppress(ValueError):
             self._reported = int(state.version)
-        if state.ram.quota:
+        if state.ram.quota and self._reported == self._version:
             # What is handed out to children is not counted in it any more.
-            given = sum(each.ram.assigned for each in state.children.values())
-            caps = sum(each.caps.assigned for each in state.children.values())
+            given = compile.CONFIGS
+            for each in self.members.values():
+                if each.active:
+                    given = given + each.granted
             self._limit = Quota(
-                min(self.settings.ram, state.ram.quota + given), min(self.settings.caps, state.caps.quota + caps)
+                min(self.settings.ram, state.ram.quota + given.ram),
+                min(self.settings.caps, state.caps.quota + given.caps),
             )
 
     def _look(self, member: Member) -> None:
@@ -576,6 +583,16 @@ def _alone(settings: Settings) -> None:
     fcntl.flock(lock, fcntl.LOCK_EX)
 
 
+def _room_for_files() -> None:
+    """Core has several hundred open files for each container: as many as the kernel lets a process have."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(hard, int(Path("/proc/sys/fs/nr_open").read_text()))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (OSError, ValueError):  # no right to more than it was given
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def main() -> None:
     """``python -m capsa.platform.genode.host SETTINGS``, as JSON."""
     settings = msgspec.json.decode(sys.argv[1], type=Settings)
@@ -584,6 +601,7 @@ def main() -> None:
     set_title("capsa: genode")
     try:
         _alone(settings)
+        _room_for_files()
         namespace.unshare(namespace.FLAGS["mount"])
         mount.attributes(mount.AT_FDCWD, propagation=mount.MS_SLAVE, recursive=True, path="/")
         host = GenodeHost(settings)

@@ -42,8 +42,8 @@ class Machine(Protocol):
     def apply(self, member: Member) -> None:
         """Write its configuration anew, and that of its sub-init; raises `LaunchFailed`."""
 
-    def admit(self, member: Member, wanted: Quota) -> None:
-        """Raises `LaunchFailed` where that quota is not to be had."""
+    def admit(self, member: Member, wanted: Quota, components: int = 0) -> None:
+        """Raises `LaunchFailed` where that quota is not to be had, or so many components more are too many."""
 
     def plug(self, member: Member, interface: protocol.Interface) -> None:
         """Make the device that leads from a network to the container; raises `CapsaError`."""
@@ -254,7 +254,7 @@ class Member:
         binary = rom_name(process.args[0]) if process.args else ""
         if binary not in dict(self.bundle.roms):
             raise LaunchFailed(f"there is no {binary or 'program'} in the image of the container", 127)
-        self._machine.admit(self, compile.exec_quota(self.bundle))
+        self._machine.admit(self, compile.exec_quota(self.bundle), 1)
         self._exec_count += 1
         environment = bundle.variables(process.env)
         wanted = Exec(

@@ -26,6 +26,16 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def descriptors(pid: int) -> tuple[int, int]:
+    """How many files a process has open, and how many it may; zeros where it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/limits").read_text().partition("Max open files")[2].split()
+        # Its size is their number since Linux 6.2.
+        return os.stat(f"/proc/{pid}/fd").st_size or len(os.listdir(f"/proc/{pid}/fd")), int(fields[0])
+    except (OSError, ValueError, IndexError):
+        return 0, 0
+
+
 def faulted(core: int, labels: list[str]) -> list[str]:
     """Those of ``labels`` (``init -> timer``) whose process has had a fault, or is no more."""
     sound = set()
