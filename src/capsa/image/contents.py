@@ -1,7 +1,8 @@
 """What images consist of on this machine, kept consistent: blobs, layers, and the tables that refer to them.
 
-An image is added in one transaction when everything it needs is there. Before that, what an operation has brought is
-held (`capsa.image.holds`), afterwards the tables refer to it; the rest is garbage and goes away at the operation's end.
+An image is added, with its names, in one transaction when everything it needs is there. Before that, what an operation
+has brought is held (`capsa.image.holds`), afterwards the tables refer to it; the rest is garbage and goes away at the
+operation's end.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +37,17 @@ from capsa.oci.image import Descriptor, Manifest
 EXTRACTING = "Extracting"
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An image whose content is here and verified, but which no table knows yet."""
+
+    image: Image
+    diff_ids: list[str]
+    manifest_digest: str
+    manifest_size: int
+    manifest: Manifest
 
 
 class Contents:
@@ -73,10 +86,10 @@ class Contents:
             raise
         await asyncio.shield(self.collect(thorough=False) if self._missed else self._sweep(hold.digests))
 
-    async def admit(
+    async def prepare(
         self, found: Found, hold: Hold, progress: Progress, *, parent: str = "", verb: str = EXTRACTING
-    ) -> str:
-        """Unpack the layers of an image, verify them, and enter it; returns its id.
+    ) -> Ready:
+        """Unpack the layers of an image and verify them, so that only `enter` is left to be done.
 
         The layers' blobs are there already; ``verb`` is what progress calls the unpacking. Raises `DigestMismatch` and
         whatever unpacking raises.
@@ -104,23 +117,25 @@ class Contents:
         await asyncio.to_thread(self.blobs.write, found.config_bytes)
         manifest_digest = await asyncio.to_thread(self.blobs.write, manifest_bytes)
         size = sum([self.layers.size(diff_id) for diff_id in diff_ids])
+        entry = Image(
+            id=image,
+            size=size,
+            architecture=found.config.architecture,
+            os=found.config.os,
+            variant=found.config.variant,
+            created=found.config.created,
+            parent=parent,
+        )
+        return Ready(entry, diff_ids, manifest_digest, len(manifest_bytes), manifest)
+
+    def enter(self, ready: Ready) -> str:
+        """Enter an image, in the transaction that also gives it its names; returns its id."""
         with self.catalog.database.transaction():
-            self.catalog.add(
-                Image(
-                    id=image,
-                    size=size,
-                    architecture=found.config.architecture,
-                    os=found.config.os,
-                    variant=found.config.variant,
-                    created=found.config.created,
-                    parent=parent,
-                ),
-                diff_ids,
-            )
-            self.catalog.add_manifest(image, manifest_digest, len(manifest_bytes), manifest)
+            self.catalog.add(ready.image, ready.diff_ids)
+            self.catalog.add_manifest(ready.image.id, ready.manifest_digest, ready.manifest_size, ready.manifest)
         self._settle_soon()
         self._compact_soon()
-        return image
+        return ready.image.id
 
     def read(self, descriptor: Descriptor) -> Iterator[bytes]:
         """A blob's content, verified as it is read; blocks. From any thread; hold it first."""

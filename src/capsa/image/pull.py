@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from capsa.errors import BrokenArchive, NotFound
 from capsa.image import platforms
 from capsa.image.archive import Found
-from capsa.image.contents import Contents, together
+from capsa.image.contents import Contents, Ready, together
 from capsa.image.digest import of, short
 from capsa.image.holds import Hold
 from capsa.image.manifest import CONFIG_LIMIT, parse, parse_config
@@ -59,12 +59,12 @@ class Pull:
             layers = {layer.digest: layer for layer in manifest.layers}
             await together([self._layer(layer, hold) for layer in layers.values()])
             found = Found(config_bytes, config, manifest.layers, data, manifest.media_type)
-            image = await self.contents.admit(found, hold, self.progress)
-            newer = self._enter(image, of(top), [*layers, manifest.config.digest])
+            ready = await self.contents.prepare(found, hold, self.progress)
+            newer = self._enter(ready, of(top), [*layers, manifest.config.digest])
         self.progress(status(f"Digest: {of(top)}"))
         what = "Downloaded newer image" if newer else "Image is up to date"
         self.progress(status(f"Status: {what} for {name}"))
-        return image
+        return ready.image.id
 
     async def _chosen(self, data: bytes, media_type: str) -> tuple[bytes, Manifest]:
         """Follow indexes to the manifest for the platform."""
@@ -104,10 +104,11 @@ class Pull:
                 await self.registry.download(blob, writer, meter)
                 await finished(writer.commit)
 
-    def _enter(self, image: str, digest: str, blobs: list[str]) -> bool:
-        """Give the image its names; returns whether that was news."""
+    def _enter(self, ready: Ready, digest: str, blobs: list[str]) -> bool:
+        """Enter the image with its names; returns whether that was news."""
         catalog, repository = self.contents.catalog, self.reference.repository
         with catalog.database.transaction():
+            image = self.contents.enter(ready)
             news = catalog.named(self.reference) != image
             if self.reference.tag and not self.reference.digest:
                 catalog.name(self.reference, image)

@@ -316,10 +316,10 @@ class Images:
         wanted = platforms.parse(platform) if platform else None
         async with self._contents.operation() as hold:
             found = await self._read(source, hold, wanted)
-            ids = [await self._contents.admit(each, hold, progress, verb="Loading layer") for each in found]
+            ready = [await self._contents.prepare(each, hold, progress, verb="Loading layer") for each in found]
             loaded: list[Loaded] = []
             with self._catalog.database.transaction():
-                for each, image in zip(found, ids, strict=True):
+                for each, image in zip(found, map(self._contents.enter, ready), strict=True):
                     for name in each.names:
                         before = self._catalog.name(name, image)
                         loaded.append(Loaded(name.familiar, image, before or ""))
@@ -433,9 +433,11 @@ class Images:
             )
             data = msgspec.json.encode(image_config)
             layers = [*self._contents.descriptors(parent), *added] if parent else added
-            image = await self._contents.admit(Found(data, image_config, layers), hold, silent, parent=parent)
-            if target:
-                self._catalog.name(target, image)
+            ready = await self._contents.prepare(Found(data, image_config, layers), hold, silent, parent=parent)
+            with self._catalog.database.transaction():
+                image = self._contents.enter(ready)
+                if target:
+                    self._catalog.name(target, image)
         return self.resolve(image)
 
     # Going out
