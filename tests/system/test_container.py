@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixtures import bundle as b
@@ -22,6 +23,7 @@ from capsa.oci.runtime import (
     Scheduler,
     User,
 )
+from capsa.platform.linux import birth
 from capsa.platform.linux.cgroup import Cgroup
 from capsa.platform.linux.cgroup.group import remove_parent
 
@@ -83,6 +85,38 @@ def test_dies_with_its_caller(box: Bundle) -> None:
     assert not Path(f"/proc/{pid}").exists()
     group = Cgroup.open(f"/capsa-test-{os.getpid()}/1")
     group.remove()
+    remove_parent(f"/capsa-test-{os.getpid()}")
+
+
+def test_dies_with_its_caller_while_it_changes_its_user(box: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel forgets then that it is to die with its parent; here it is never told, and takes its time."""
+    become = birth.process.become
+
+    def slowly(*arguments: Any) -> None:
+        time.sleep(1)
+        become(*arguments)
+
+    reading, writing = os.pipe()
+    caller = os.fork()
+    if caller == 0:
+        try:
+            monkeypatch.setattr(birth, "tie", lambda: None)
+            monkeypatch.setattr(birth.process, "become", slowly)
+            with box.created(spec("touch /tmp/ran")) as (made, _, _):
+                made.tell()
+                os.write(writing, str(made.pid).encode())
+                os.kill(os.getpid(), 9)
+        finally:
+            os._exit(1)
+    os.close(writing)
+    pid = int(os.read(reading, 20))
+    os.close(reading)
+    os.waitpid(caller, 0)
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{pid}").exists() and not (box.root / "tmp" / "ran").exists()
+    Cgroup.open(f"/capsa-test-{os.getpid()}/1").remove()
     remove_parent(f"/capsa-test-{os.getpid()}")
 
 

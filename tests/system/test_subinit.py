@@ -6,6 +6,9 @@ import asyncio
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -385,3 +388,39 @@ async def test_many_lines_at_once_all_arrive(box):
     status = await box.exited(sandbox, 60)
     assert status.exit_code == 0
     assert box.log(sandbox).splitlines() == [str(number) for number in range(1, 200001)]
+
+
+LATE = """
+import os, signal, sys, time
+from capsa.platform.linux import subinit
+
+enter = subinit._Life.__enter__
+
+def late(life):
+    while os.getppid() == life._parent:
+        time.sleep(0.01)
+    enter(life)
+
+subinit._Life.__enter__ = late
+subinit.main(int(sys.argv[1]), int(sys.argv[2]))
+"""
+
+
+def test_an_attendant_whose_sub_init_dies_before_they_are_tied_takes_no_launch():
+    engine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    taken, take = os.pipe()
+    fds = (theirs.fileno(), take)
+    sub_init = subprocess.Popen([sys.executable, "-c", LATE, *map(str, fds)], pass_fds=fds)
+    theirs.close()
+    os.close(take)
+    children = Path(f"/proc/{sub_init.pid}/task/{sub_init.pid}/children")
+    deadline = time.monotonic() + 30
+    while not children.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    engine.send(b"{}")
+    sub_init.kill()
+    sub_init.wait()
+    assert os.read(taken, 1) == b""
+    os.close(taken)
+    engine.close()

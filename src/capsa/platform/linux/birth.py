@@ -333,6 +333,7 @@ def finish(
 
     ``tied``: it is to die with its parent.
     """
+    channel.still()
     process.limit(wanted.rlimits)
     process.arrange(wanted)
     process.own_streams(wanted.user.uid)
@@ -343,6 +344,7 @@ def finish(
     process.become(wanted.user, sets)
     if tied:
         tie()
+        channel.check()  # the parent may have died while there was no tie: then so has the caller
     if not reachable:
         process.change_directory(wanted.cwd)
     process.reset_signals()

@@ -66,9 +66,10 @@ def main(engine: int, take: int) -> None:
     reader, writer = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(reader, False)
     memory = os.memfd_create("attendant")
+    own = os.getpid()
     attendant = process.clone(CLONE_FILES)
     if attendant == 0:
-        _first(engine, take, epoll, reader, memory)
+        _first(own, engine, take, epoll, reader, memory)
     while True:
         pid, status = os.waitpid(-1, 0)
         if pid != attendant:
@@ -80,12 +81,12 @@ def main(engine: int, take: int) -> None:
             epoll.poll()
             attendant = process.clone(CLONE_FILES)
             if attendant == 0:
-                _next(epoll, reader, memory)
+                _next(own, epoll, reader, memory)
 
 
-def _first(engine: int, take: int, epoll: select.epoll, children: int, memory: int) -> NoReturn:
+def _first(parent: int, engine: int, take: int, epoll: select.epoll, children: int, memory: int) -> NoReturn:
     """The attendant that makes the container."""
-    with _Life():
+    with _Life(parent):
         rehearse(1)
         network: int | None = None
         with contextlib.suppress(OSError):  # then the container gets one made, or hears why not
@@ -105,9 +106,9 @@ def _first(engine: int, take: int, epoll: select.epoll, children: int, memory: i
     os._exit(OVER)
 
 
-def _next(epoll: select.epoll, children: int, memory: int) -> NoReturn:
+def _next(parent: int, epoll: select.epoll, children: int, memory: int) -> NoReturn:
     """The attendant that something has happened for."""
-    with _Life():
+    with _Life(parent):
         remembered = _memories.decode(os.pread(memory, os.fstat(memory).st_size, SHORT_ID))
         set_title(f"capsa: sub-init {remembered.launch.id[:12]}")
         attendant = Attendant(remembered.launch, epoll, children)
@@ -126,10 +127,15 @@ def _work(attendant: Attendant, memory: int) -> None:
 
 
 class _Life:
-    """What an attendant does not survive ends the sub-init, and with it the container."""
+    """What an attendant does not survive ends the sub-init, and with it the container; and the other way round."""
+
+    def __init__(self, parent: int) -> None:
+        self._parent = parent
 
     def __enter__(self) -> None:
         process.prctl(process.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != self._parent:  # it died before that
+            os._exit(1)
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
