@@ -118,6 +118,7 @@ async def _helper(
     """One at work; it is gone when the block ends. ``linked``: it has to know hard links; ``plain``: no mounts."""
     async with _slots, contextlib.AsyncExitStack() as stack:
         if not container.running and not plain:
+            await engine.lifecycle.cleaned(container)  # its last run may still have the writable directory mounted
             await stack.enter_async_context(engine.volume_mounts.held(container, secrets.token_hex(8)))
         namespace = -1
         native = container.document.platform == genode.OS
@@ -182,7 +183,7 @@ def _view(engine: Engine, container: Container, keep: bool) -> View:
     native = container.document.platform == genode.OS
     live = container.running and native
     return View(
-        layers=[str(path) for path in engine.images.layers(container.document.image)],
+        layers=launch.layers_of(engine, container),
         upper=str(bundle / "upper"),
         work=str(bundle / "work"),
         keep=keep and not live,

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from capsa.engine import markers
+from capsa.engine import markers, places
 from capsa.engine.union import down, merged, opaque
 from capsa.errors import InvalidArgument
 
@@ -23,8 +23,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PLACES = frozenset(
     f"/{name}"
     for name in (
-        *("dev", "dev/console", "dev/mqueue", "dev/pts", "dev/shm", "proc", "sys"),
-        *("etc", "etc/hostname", "etc/hosts", "etc/resolv.conf", ".dockerenv"),
+        *(*places.DIRECTORIES, *places.FILES, ".dockerenv"),
+        *("dev/console", "dev/mqueue", "dev/pts", "dev/shm"),
     )
 )
 """Where the engine mounts something of its own: made for that, they are no change of the container's."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capsa.database import Database
-from capsa.engine import containers, disk, endpoint, genode, name_service, networking, reconcile, volumes
+from capsa.engine import containers, disk, endpoint, genode, name_service, networking, places, reconcile, volumes
 from capsa.engine.config import EndpointConfig, HostConfig
 from capsa.engine.container import Container, Waiting
 from capsa.engine.containers import Containers
@@ -68,6 +68,7 @@ class Engine:
         self.volumes: Volumes
         self.volume_mounts: VolumeMounts
         self.helpers: Helpers | None = None
+        self.places: str
         self.events = Events()
         self.execs = Execs(self)
         self.health = HealthChecks(self)
@@ -98,6 +99,7 @@ class Engine:
             directory.mkdir(parents=True, exist_ok=True)
             directory.chmod(0o710)
         (self.root / "cache" / "seccomp").mkdir(exist_ok=True)
+        self.places = str(places.prepare(self.root / "places"))
 
     async def _open_parts(self) -> None:
         from capsa.image.store import Images

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 async def launch(engine: Engine, container: Container) -> Sandbox:
     """Make the container's sandbox and run it; raises with nothing reserved and nothing running."""
-    layers = [str(path) for path in engine.images.layers(container.document.image)]
+    layers = layers_of(engine, container)
     await engine.volume_mounts.hold(container)
     try:
         return await _launch(engine, container, layers)
@@ -63,6 +63,12 @@ async def _fill_volumes(container: Container, layers: list[str]) -> None:
     for point in container.document.mounts:
         if point.type == "volume" and point.copy:
             await copyup.fill(Path(point.source), layers[::-1], point.destination)
+
+
+def layers_of(engine: Engine, container: Container) -> list[str]:
+    """The directories that its files come from, lowest first."""
+    layers = [str(path) for path in engine.images.layers(container.document.image)]
+    return layers if container.document.platform == genode.OS else [engine.places, *layers]
 
 
 def specification(engine: Engine, container: Container, layers: list[str]) -> Spec:
@@ -158,6 +164,8 @@ def _message(
         held=len(connected.held),
         init=bool(container.host.init),
         names=connected.names,
+        # What a bind mount or a volume shows may have to be free for others as soon as it is gone.
+        ephemeral=container.host.auto_remove and not container.document.mounts,
     )
 
 

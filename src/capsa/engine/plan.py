@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 async def plan(engine: Engine, container: Container) -> str:
     """The plan as text; raises what a start would raise before it makes anything."""
-    layers = [str(path) for path in engine.images.layers(container.document.image)]
+    layers = launch.layers_of(engine, container)
     spec = launch.specification(engine, container, layers)
     if container.document.platform == genode.OS:
         return await asyncio.to_thread(_on_genode, engine, container, spec, layers)

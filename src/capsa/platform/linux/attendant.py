@@ -62,6 +62,7 @@ class Memory(msgspec.Struct, omit_defaults=True):
     streams: dict[str, int] = {}
     rest: dict[str, bytes] = {}
     oom: int | None = None
+    mounts: int | None = None
     unheard: list[Report] = []
 
 
@@ -91,6 +92,7 @@ class Attendant:
         self._trouble = ""
         self._held: list[int] = []
         self._names: list[int] = []
+        self._mounts: int | None = None
 
     # -- the beginning and the end of an attendant
 
@@ -127,6 +129,7 @@ class Attendant:
             pipes.close_theirs()
             assert birth.end is not None
             end = birth.end
+            self._mounts = running.mounts(birth.pid, end)
             self.reception.listen()
             if launch.log is not None:
                 self._log = LogWriter(launch.log)
@@ -169,6 +172,7 @@ class Attendant:
             with contextlib.suppress(OSError, CapsaError):
                 self._cgroup.kill()
                 self._cgroup.remove()
+        self._unmount()
         self.reception.close()
 
     def remember(self, memory: Memory) -> None:
@@ -177,6 +181,7 @@ class Attendant:
         self._private = True
         self._held = memory.held
         self._names = memory.names
+        self._mounts = memory.mounts
         if self.launch.log is not None:
             log = self.launch.log
             try:
@@ -231,6 +236,7 @@ class Attendant:
             streams=self._main.streams.open_by_name(),
             rest=self._log.rest if self._log is not None else {},
             oom=self._oom_watch,
+            mounts=self._mounts,
             end=self._main.end,
             unheard=unheard,
         )
@@ -408,7 +414,15 @@ class Attendant:
         )
         kept_exit.write(self.launch.bundle, self._status)
         self.reception.say(self._status)
+        if not self.launch.ephemeral:  # else it is unmounted when sub-init and attendant have ended
+            self._unmount()
         self._run_poststop()
+
+    def _unmount(self) -> None:
+        """Let go of the mounts, see `running.mounts`."""
+        if self._mounts is not None:
+            os.close(self._mounts)
+            self._mounts = None
 
     def _run_poststop(self) -> None:
         bundle = Path(self.launch.bundle)

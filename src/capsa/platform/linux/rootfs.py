@@ -365,28 +365,24 @@ class Rootfs:
     # ---- devices and links ----
 
     def _device(self, step: steps.Device) -> None:
-        above, name = self._parent(step.device.path)
-        try:
-            if self._user_namespace and step.device.kind != "p":
-                devices.borrow(step.device, above, name)
-            else:
-                devices.make(step.device, above, name)
-        finally:
-            os.close(above)
+        borrowed = self._user_namespace and step.device.kind != "p"
+        make = devices.borrow if borrowed else devices.make
+        self._inside(step.device.path, lambda above, name: make(step.device, above, name))
 
     def _link(self, step: steps.Link) -> None:
-        above, name = self._parent(step.path)
+        with contextlib.suppress(FileExistsError):
+            self._inside(step.path, lambda above, name: os.symlink(step.target, name, dir_fd=above))
+
+    def _inside(self, path: str, make: Callable[[int, str], None]) -> None:
+        """Call ``make`` with the directory of ``path`` and the name in it."""
+        if self._dev is not None and path.startswith("/dev/") and "/" not in path[5:]:
+            make(self._dev, path[5:])
+            return
+        above, name = inroot.parent(self.root, path)
         try:
-            os.symlink(step.target, name, dir_fd=above)
-        except FileExistsError:
-            pass
+            make(above, name)
         finally:
             os.close(above)
-
-    def _parent(self, path: str) -> tuple[int, str]:
-        if self._dev is not None and path.startswith("/dev/") and "/" not in path[5:]:
-            return os.dup(self._dev), path[5:]
-        return inroot.parent(self.root, path)
 
     # ---- masks and locks ----
 

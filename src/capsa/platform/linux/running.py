@@ -36,6 +36,25 @@ def exit_code(status: int) -> int:
     return code if code >= 0 else 128 - code
 
 
+def mounts(pid: int, end: int) -> int | None:
+    """The mount namespace of process ``pid``, whose pidfd is ``end``, held open; None if it has ended already.
+
+    The last one who leaves a mount namespace waits until its overlay has written out all that is to be written to the
+    disk, by whomever, and a process has not ended for its parent before. So the first process is not to be the last:
+    its end is told at once, and whoever holds this unmounts, by closing it.
+    """
+    try:
+        held = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        process.pidfd_send_signal(end, 0)
+    except ProcessLookupError:  # the pid is somebody else's by now
+        os.close(held)
+        return None
+    return held
+
+
 def streams(
     loop: Loop,
     fds: dict[str, int],
