@@ -101,7 +101,7 @@ def test_terminals(ctr: Ctr) -> None:
     assert second.wait() == 5
     first.resize(30, 100)
     first.type(f"{RESIZED}; echo $((5 * 5))-\n")
-    first.expect("25-")
+    first.expect("25-", meanwhile=first.remind)
     first.type("exit 4\n")
     assert first.wait() == 4
 

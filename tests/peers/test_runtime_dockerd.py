@@ -124,7 +124,7 @@ def test_terminals(docker: Dockerd) -> None:
     for text in ("/dev/pts/0", "24 80", "42-"):
         first.expect(text)
     first.resize(30, 100)
-    until(lambda: docker("exec", name, "stty", "-F", "/dev/pts/0", "size").stdout == "30 100\n")
+    until(lambda: first.remind() or docker("exec", name, "stty", "-F", "/dev/pts/0", "size").stdout == "30 100\n")
     first.type("sleep 1000\n")
     until(lambda: "sleep 1000" in docker("top", name).stdout)
     first.type("\x03")

@@ -118,7 +118,7 @@ def test_terminals(pod: Podman) -> None:
     assert second.wait() == 5
     first.resize(30, 100)
     first.type(f"{RESIZED}; echo $((5 * 5))-\n")
-    first.expect("25-")
+    first.expect("25-", meanwhile=first.remind)
     for key in "\x10\x11":  # ctrl-p ctrl-q, which podman wants to read one by one
         first.type(key)
         time.sleep(0.2)
