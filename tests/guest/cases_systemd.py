@@ -15,7 +15,7 @@ from fixtures.runtime import COMMAND, RuntimeUnderTest
 from fixtures.wait import until
 
 from capsa.errors import Conflict, InvalidArgument, NotFound
-from capsa.oci.runtime import CPU, DeviceRule, Memory, Pids, Resources
+from capsa.oci.runtime import CPU, BlockIO, DeviceRule, Memory, Pids, Resources, ThrottleDevice
 from capsa.platform.linux.cgroup import layout
 from capsa.platform.linux.cgroup.systemd import Systemd
 
@@ -151,6 +151,49 @@ def test_limits_are_in_the_unit_and_in_the_control_files_and_change_in_both(oci:
     refused = oci("update", "--cpuset-cpus", "0-999", "box", check=False)
     assert refused.returncode == 1 and "cpuset.cpus" in refused.stderr
     assert properties()["AllowedCPUs"] == "0"
+
+
+@pytest.fixture
+def disk() -> Iterator[ThrottleDevice]:
+    """A block device: a loop device over a file, with the link that udev would make."""
+    subprocess.run(["modprobe", "loop"], check=True)
+    image = Path("/run/guest/systemd-disk")
+    with image.open("wb") as file:
+        file.truncate(8 * MIB)
+    subprocess.run(["losetup", "/dev/loop1", str(image)], check=True)
+    link = Path("/dev/block/7:1")
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to("../loop1")
+    yield ThrottleDevice(major=7, minor=1, rate=MIB)
+    link.unlink()
+    subprocess.run(["losetup", "-d", "/dev/loop1"], check=True)
+    image.unlink()
+
+
+def test_limits_of_single_disks_are_in_the_unit_too(oci: RuntimeUnderTest, disk: ThrottleDevice) -> None:
+    write(oci, block_io=BlockIO(throttle_read_bps_device=[disk], throttle_write_iops_device=[disk]))
+    oci.create()
+    found = properties()
+    if layout().v1:
+        limit, content, weight = "blkio.throttle.read_bps_device", "7:1 1048576", "BlockIODeviceWeight"
+        assert found["BlockIOReadBandwidth"] == f"/dev/block/7:1 {MIB}"
+    else:
+        limit, content, weight = "io.max", f"7:1 rbps={MIB} wbps=max riops=max wiops={MIB}", "IODeviceWeight"
+        assert (found["IOReadBandwidthMax"], found["IOWriteIOPSMax"]) == (f"/dev/block/7:1 {MIB}",) * 2
+    assert file(limit) == content
+    subprocess.run(["systemctl", "daemon-reload"], check=True)
+    # Whatever has systemd apply all again.
+    subprocess.run(["systemctl", "set-property", "--runtime", UNIT, f"{weight}=/dev/block/7:1 50"], check=True)
+    assert file(limit) == content
+    rule = {"blockIO": {"throttleReadBpsDevice": [{"major": 7, "minor": 1, "rate": 2 * MIB}]}}
+    oci("update", "--resources", "-", "box", input=json.dumps(rule), stdin=None)
+    found = properties()
+    assert found["BlockIOReadBandwidth" if layout().v1 else "IOReadBandwidthMax"] == f"/dev/block/7:1 {2 * MIB}"
+    assert layout().v1 or found["IOWriteIOPSMax"] == f"/dev/block/7:1 {MIB}"
+    assert file(limit) == content.replace(str(MIB), str(2 * MIB), 1)
+    with Systemd() as systemd:
+        systemd.set(UNIT, [(weight, ("a(st)", [("/dev/block/7:1", 500)]))])
+    assert properties()[weight] == "/dev/block/7:1 500"
 
 
 def test_devices_are_denied_by_systemd_too(oci: RuntimeUnderTest) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capsa.errors import InvalidArgument, Unsupported
-from capsa.oci.runtime import CPU, BlockIO, DeviceRule, Memory, Pids, Resources
+from capsa.oci.runtime import CPU, BlockIO, DeviceRule, Memory, Pids, Resources, ThrottleDevice, WeightDevice
 from capsa.platform.linux.cgroup import devices, scope, v1, v2, variant
 
 INFINITY = 18446744073709551615
@@ -95,6 +95,45 @@ def test_limits_are_properties_on_v1() -> None:
     }
 
 
+def _disks() -> BlockIO:
+    def rate(*rates: int) -> list[ThrottleDevice]:
+        return [ThrottleDevice(major=8, minor=16 * number, rate=rate) for number, rate in enumerate(rates)]
+
+    return BlockIO(
+        weight_device=[WeightDevice(major=8, minor=0, weight=1000), WeightDevice(major=8, minor=16, weight=10)],
+        throttle_read_bps_device=rate(1000, 0),
+        throttle_write_bps_device=rate(2000),
+        throttle_read_iops_device=rate(30),
+        throttle_write_iops_device=rate(40),
+    )
+
+
+def test_limits_of_single_disks_are_properties_on_v2() -> None:
+    one, other = "/dev/block/8:0", "/dev/block/8:16"
+    assert told(Resources(block_io=_disks())) == {
+        "IODeviceWeight": [(one, 10000), (other, 1)],
+        "IOReadBandwidthMax": [(one, 1000), (other, INFINITY)],
+        "IOWriteBandwidthMax": [(one, 2000)],
+        "IOReadIOPSMax": [(one, 30)],
+        "IOWriteIOPSMax": [(one, 40)],
+    }
+    lines = "8:0 rbps=7 wiops=max\n8:16 riops=1\nnonsense\n"
+    assert told(Resources(unified={"io.max": lines, "io.weight": "8:0 default"})) == {
+        "IOReadBandwidthMax": [(one, 7)],
+        "IOReadIOPSMax": [(other, 1)],
+        "IOWriteIOPSMax": [(one, INFINITY)],
+    }
+
+
+def test_limits_of_single_disks_are_properties_on_v1_as_far_as_systemd_has_them() -> None:
+    one, other = "/dev/block/8:0", "/dev/block/8:16"
+    assert told(Resources(block_io=_disks()), version=1) == {
+        "BlockIODeviceWeight": [(one, 1000), (other, 10)],
+        "BlockIOReadBandwidth": [(one, 1000), (other, INFINITY)],
+        "BlockIOWriteBandwidth": [(one, 2000)],
+    }
+
+
 def test_unlimited_is_infinity_and_nothing_is_nothing() -> None:
     assert told(Resources()) == {}
     resources = Resources(memory=Memory(limit=-1, swap=-1), cpu=CPU(quota=-1))
@@ -116,6 +155,8 @@ def test_what_is_written_as_it_stands_is_told_where_it_can_be() -> None:
         "MemoryHigh": INFINITY,
         "CPUWeight": 0,
         "IOWeight": 80,
+        "IODeviceWeight": [("/dev/block/8:0", 90)],
+        "IOReadBandwidthMax": [("/dev/block/8:0", 5)],
     }
     with pytest.raises(InvalidArgument, match="many"):
         told(Resources(unified={"memory.max": "many"}))

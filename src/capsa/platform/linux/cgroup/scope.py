@@ -127,7 +127,7 @@ def of_settings(settings: Sequence[Setting], read: Read) -> list[Property]:
     for file, name in (("cpuset.cpus", "AllowedCPUs"), ("cpuset.mems", "AllowedMemoryNodes")):
         if file in files:
             found.append((name, ("ay", _bits(files[file], file))))
-    return found + _quota(files, read)
+    return found + _quota(files, read) + _of_disks(settings)
 
 
 # Control files whose value is a number or "max"; v1 counts some otherwise, and systemd has old names for them.
@@ -184,6 +184,46 @@ def _bits(text: str, file: str) -> bytes:
             raise InvalidArgument(f"{file}: {text!r} is not a list of numbers and ranges (like 0-3,7)")
         mask |= (1 << int(last) + 1) - (1 << int(first))
     return mask.to_bytes((mask.bit_length() + 7) // 8, "little")
+
+
+# Control files, and the key in their lines, whose values are for one block device each. On v1 systemd limits no
+# operations; it leaves those that are written alone.
+_DISKS = {
+    ("io.weight", ""): "IODeviceWeight",
+    ("io.max", "rbps"): "IOReadBandwidthMax",
+    ("io.max", "wbps"): "IOWriteBandwidthMax",
+    ("io.max", "riops"): "IOReadIOPSMax",
+    ("io.max", "wiops"): "IOWriteIOPSMax",
+    ("blkio.weight_device", ""): "BlockIODeviceWeight",
+    ("blkio.throttle.read_bps_device", ""): "BlockIOReadBandwidth",
+    ("blkio.throttle.write_bps_device", ""): "BlockIOWriteBandwidth",
+}
+_DISK = re.compile(r"(\d+:\d+)\s+(.+)")
+
+
+def _of_disks(settings: Sequence[Setting]) -> list[Property]:
+    """What is bounded for single block devices: pairs of a path and a number; systemd keeps those of other devices."""
+    found: dict[str, dict[str, int]] = {}
+    for setting in settings:
+        for file, value in setting.choices:
+            for device, words in filter(None, map(_disk, value.splitlines())):
+                for word in words.split():
+                    key, _, text = word.rpartition("=")
+                    name = _DISKS.get((file, key))
+                    if name is None or text == "default":  # which cannot be told
+                        continue
+                    amount = _amount(text)
+                    if not amount and name.startswith("BlockIO"):
+                        if name == "BlockIODeviceWeight":
+                            continue
+                        amount = INFINITY  # on v1 a limit of 0 is none
+                    found.setdefault(name, {})[f"/dev/block/{device}"] = amount
+    return [(name, ("a(st)", list(entries.items()))) for name, entries in found.items()]
+
+
+def _disk(line: str) -> tuple[str, str] | None:
+    match = _DISK.match(line.strip())
+    return (match[1], match[2]) if match is not None else None
 
 
 _LINE = re.compile(r"([cb]) (\*|\d+):(\*|\d+) ([rwm]+)\Z")
