@@ -13,9 +13,8 @@ from capsa.errors import CapsaError, Unavailable, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from capsa.engine.listen import Certificates
+    from capsa.platform.genode.platform import Place
 
 STOP_PATIENCE = 30.0
 """Seconds for an engine to end after it was asked to."""
@@ -43,7 +42,7 @@ def _run(context: Context, options: Options) -> int:
     )
 
 
-def _genode(text: str | None) -> Path | None:
+def _genode(text: str | None) -> Place | None:
     if not text:
         return None
     from capsa.platform.genode.platform import parse
@@ -111,7 +110,8 @@ _ENGINE = Command(
     """
   -G, --group string       Group that may use unix sockets (default: root's only)
   -H, --host list          Where to listen: unix:///PATH, tcp://ADDRESS:PORT, fd:// (default unix://RUN/docker.sock)
-      --platform string    One more platform: genode=DIRECTORY, with the programs of a Genode
+      --platform string    One more platform: genode=DIRECTORY, with the programs of a Genode, or
+                           genode=attach:CONFIG,REPORT, the directories of one that runs
       --root string        Directory of images, containers and the database (default "/var/lib/capsa")
       --run string         Directory of sockets (default "/run/capsa")
       --tls                Use TLS with TCP; =false allows TCP beyond loopback without it

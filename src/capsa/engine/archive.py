@@ -20,7 +20,7 @@ from capsa.engine import genode, launch, spec, users
 from capsa.engine.archive_helpers import Helper, Helpers
 from capsa.engine.archive_view import View
 from capsa.engine.archive_worker import Request, Stat
-from capsa.errors import Unavailable
+from capsa.errors import Unavailable, Unsupported
 from capsa.image.rmtree import remove_tree
 from capsa.oci.runtime import Mount
 
@@ -116,6 +116,7 @@ async def _helper(
     plain: bool = False,
 ) -> AsyncIterator[Helper]:
     """One at work; it is gone when the block ends. ``linked``: it has to know hard links; ``plain``: no mounts."""
+    _reachable(engine, container, action)
     async with _slots, contextlib.AsyncExitStack() as stack:
         if not container.running and not plain:
             await engine.lifecycle.cleaned(container)  # its last run may still have the writable directory mounted
@@ -142,6 +143,17 @@ async def _helper(
         if engine.helpers is None:
             engine.helpers = Helpers()
         yield await stack.enter_async_context(engine.helpers.helper(request, namespace, container.name))
+
+
+def _reachable(engine: Engine, container: Container, action: str) -> None:
+    """Raises `Unsupported` for files that are in the memory of a Genode elsewhere."""
+    if not genode.native(container.document) or engine.genode is None or not engine.genode.attached:
+        return
+    if container.running or action == "write":
+        raise Unsupported(
+            f"what container {container.name} has of files is in the memory of the Genode that the engine is attached "
+            "to, as long as it runs: it cannot be looked at or changed from here"
+        )
 
 
 def _locked(container: Container) -> str:

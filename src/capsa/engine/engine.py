@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from capsa.image.store import Images
     from capsa.network.dns.service import NameService
     from capsa.network.networks import Networks
-    from capsa.platform.genode.platform import GenodePlatform
+    from capsa.platform.genode.platform import GenodePlatform, Place
     from capsa.platform.linux.platform import LinuxPlatform
     from capsa.platform.sandbox import Sandbox
 
@@ -43,10 +43,10 @@ _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 class Engine:
     """One engine over a pair of directories; for a single event loop."""
 
-    def __init__(self, root: Path, run: Path, genode: Path | None = None) -> None:
+    def __init__(self, root: Path, run: Path, genode: Place | None = None) -> None:
         """``root`` keeps what has to last, ``run`` what lives as long as the machine is up.
 
-        ``genode``: the directory of a Genode's programs, for images made for it.
+        ``genode``: where one is, for images made for it.
         """
         self.root = root
         self.run = run

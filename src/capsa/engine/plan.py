@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from capsa.engine import genode, launch
 from capsa.engine.container import Container
 
@@ -37,6 +39,7 @@ def _on_genode(engine: Engine, container: Container, spec: Spec, layers: list[st
 
     contents = Images(engine.root / "genode").get(layers)
     made = bundle.read(spec, container.name, contents.roms, contents.texts)
+    made = msgspec.structs.replace(made, volatile=engine.genode is not None and engine.genode.attached)
     cow = engine.genode is not None and engine.genode.has_cow
     start = compile.containers([compile.entry(made)]).node("start", made.name)
     assert start is not None

@@ -12,13 +12,17 @@ import resource
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from capsa.engine.engine import Engine
 from capsa.engine.listen import Listener, Settings, listen, ready
 from capsa.errors import CapsaError, Conflict, reason
 
+if TYPE_CHECKING:
+    from capsa.platform.genode.platform import Place
 
-def run(root: Path, run: Path, settings: Settings, genode: Path | None = None) -> int:
+
+def run(root: Path, run: Path, settings: Settings, genode: Place | None = None) -> int:
     """Serve until SIGTERM or SIGINT; containers live on. Returns the exit code. ``genode``: see `Engine`.
 
     Raises `CapsaError` where the engine cannot run: another one has the directories or the socket.
@@ -60,7 +64,7 @@ def _locked(root: Path, run: Path):  # type: ignore[no-untyped-def]
             os.close(fd)
 
 
-async def _serve(root: Path, run: Path, settings: Settings, genode: Path | None) -> None:
+async def _serve(root: Path, run: Path, settings: Settings, genode: Place | None) -> None:
     from capsa.api.docker.server import Api
 
     loop = asyncio.get_running_loop()

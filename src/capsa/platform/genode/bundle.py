@@ -58,7 +58,8 @@ class Bundle(msgspec.Struct, frozen=True):
 
     ``binary`` is a ROM name; ``roms`` are the files of the image by ROM name, with the name that the pool of ROMs knows
     their content by; ``quota`` is that of the main component alone. ``network``: it may use the networks that it has
-    ``links`` to, now or later; ``servers``: addresses of name servers.
+    ``links`` to, now or later; ``servers``: addresses of name servers. ``volatile``: what changes of its files is kept
+    in memory, as long as it runs.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Bundle(msgspec.Struct, frozen=True):
     network: bool = False
     links: tuple[Link, ...] = ()
     servers: tuple[str, ...] = ()
+    volatile: bool = False
 
 
 def rom_name(path: str) -> str:

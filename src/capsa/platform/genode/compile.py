@@ -37,6 +37,7 @@ HEARTBEAT_MS = 1000
 PRIORITIES = 4
 FILES = Quota(8 * budget.MIB, 40)
 VOLUME = Quota(0, 20)  # what the VFS needs for one more session
+CHANGES = Quota(16 * budget.MIB, 20)  # of files, where they are kept in memory
 CONFIGS = Quota(16 * budget.MIB, 500)
 OUTERMOST = Quota(16 * budget.MIB, 500)
 _FILE_ROMS = ("vfs", "lx_fs")
@@ -224,6 +225,8 @@ def vfs_quota(bundle: Bundle) -> Quota:
     total = budget.VFS
     for _ in bundle.volumes:
         total = total + VOLUME
+    if bundle.volatile and not bundle.read_only:
+        total = total + CHANGES
     return total
 
 
@@ -255,7 +258,7 @@ def subinit(bundle: Bundle, tree: Tree | None = None, execs: Sequence[Exec] = ()
 
 def _has_directories(bundle: Bundle) -> bool:
     """Whether directories of the host are part of its files."""
-    return bundle.files and (not bundle.read_only or bool(bundle.volumes))
+    return bundle.files and not bundle.volatile and (not bundle.read_only or bool(bundle.volumes))
 
 
 def _files(bundle: Bundle, tree: Tree) -> Node:
@@ -284,12 +287,14 @@ def _vfs(bundle: Bundle, tree: Tree, execs: Sequence[Exec], cow: bool) -> Node:
     for number, volume in enumerate(bundle.volumes):
         content.append(_at(volume.target, node("fs", label=f"volume-{number} -> /")))
     image = node("tar", ROM_PREFIX + tree.image)
+    upper = node("ram") if bundle.volatile else node("fs", label="upper -> /")
+    bound = {"limit": budget.shown(CHANGES.ram)} if bundle.volatile else {}
     if bundle.read_only:
         content.append(image)
     elif cow:
-        content.append(node("cow", "", node("upper", "", node("fs", label="upper -> /")), node("lower", "", image)))
+        content.append(node("cow", "", node("upper", "", upper, **bound), node("lower", "", image)))
     else:  # new files at the top work; a file of the image cannot be changed, see docs/genode.md
-        content += [node("fs", label="upper -> /"), image]
+        content += [upper, image]
     flags: dict[str, Any] = {} if bundle.read_only else {"writeable": True}
     routes = [node("service", "ROM", node("parent", label=ROM_PREFIX + tree.image), label_last=ROM_PREFIX + tree.image)]
     if _has_directories(bundle):

@@ -1,8 +1,7 @@
-"""The directory that a Genode is driven by: configurations go in, reports come out.
+"""The two directories that a Genode is driven by: configurations go in, reports come out.
 
-``config/`` and ``report/`` below it are what a running Genode reads and writes; of one that is started here they are
-in ``host/`` of its working directory. They are written whole and by rename: a torn one would silently end every
-component.
+Of a Genode that is started here they are in ``host/`` of its working directory. Configurations are written whole and
+by rename: a torn one would silently end every component.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ CHECKED = ("init", "nic_router")
 class Directory:
     """``config`` and ``report`` of one Genode."""
 
-    def __init__(self, path: Path, schemas: Mapping[str, hid.Schema] | None = None) -> None:
+    def __init__(self, config: Path, report: Path, schemas: Mapping[str, hid.Schema] | None = None) -> None:
         """``schemas`` of programs, where the Genode brings them along."""
-        self.config = path / "config"
-        self.report = path / "report"
+        self.config = config
+        self.report = report
         self._schemas = schemas or {}
 
     def write_containers(self, document: hid.Node, version: int) -> None:

@@ -8,9 +8,7 @@ else and goes with it. Core's temporary directory is there, too: cores of one us
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import resource
 import select
 import shutil
 import signal
@@ -38,10 +36,9 @@ from capsa.platform.genode.output import Line, Lines
 from capsa.platform.genode.report import State
 from capsa.platform.loop import READ, Loop
 from capsa.platform.protocol import Interface, Launch, Status
-from capsa.sys import mount, namespace, tap
+from capsa.sys import mount, tap
 from capsa.sys.inotify import IN_CLOSE_WRITE, IN_CREATE, IN_MOVED_TO, Inotify
 from capsa.sys.netlink import Netlink
-from capsa.sys.title import set_title
 from capsa.vfs.tree import CopyOnWrite
 
 NEEDED = ("core", "ld.lib.so", "init", "timer", "lx_fs", "fs_rom", "fs_report")
@@ -61,12 +58,14 @@ class Settings(msgspec.Struct):
     """``binaries``: the directory of Genode's programs; ``work``: of its own, gone with it; ``store``: for images.
 
     ``control``: where engines are listened to. ``ram`` (bytes), ``caps``: what containers may have together.
+    ``report``: of a Genode that runs already, whose configurations are in ``binaries`` (`attached.AttachedHost`).
     """
 
     binaries: str
     work: str
     store: str
     control: str
+    report: str = ""
     ram: int = 4 << 30
     caps: int = 60_000
 
@@ -86,13 +85,16 @@ def missing(binaries: Path) -> list[str]:
 class GenodeHost:
     """One Genode, and all containers on it."""
 
+    gone = "the Genode that the container ran on has ended"
+
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._children = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # of which there are none that the loop has to know
         self.loop = Loop(select.epoll(), self._children[0], lambda _pid, _status: None)
         self.members: dict[str, Member] = {}
         binaries = Path(settings.binaries)
-        self._directory = Directory(Path(settings.work, "host"), schemas_of(binaries))
+        host = Path(settings.work, "host")
+        self._directory = Directory(host / "config", host / "report", schemas_of(binaries))
         self._images = Images(Path(settings.store))
         self._cow = (binaries / "vfs_cow.lib.so").is_file()
         self._engines: list[socket.socket] = []
@@ -112,6 +114,11 @@ class GenodeHost:
         self._last_words = ""
         self._fault: tuple[float, str] | None = None
         self._taps: dict[str, Tap] = {}
+
+    @property
+    def notice(self) -> str:
+        """As of `capsa.platform.genode.member.Machine`."""
+        return ""
 
     # -- begin and end
 
@@ -284,8 +291,8 @@ class GenodeHost:
         self._launches += 1
         name = f"{launch.id[:SHORT_ID]}-{self._launches}"
         made = bundle.read(spec, name, contents.roms, contents.texts)
-        made = self._networked(made, launch)
-        for content in (contents.archive, *contents.roms.values()):
+        made = self._placed(made, launch)
+        for content in (*([contents.archive] if made.files else []), *contents.roms.values()):
             self._offer(content)
         self._fits(launch.id, compile.quota(made), compile.components(made))
         try:
@@ -302,8 +309,8 @@ class GenodeHost:
         self._watch(where, name)
         return member
 
-    def _networked(self, made: bundle.Bundle, launch: Launch) -> bundle.Bundle:
-        """The same with its networks; raises `InvalidArgument`, `Unsupported`."""
+    def _placed(self, made: bundle.Bundle, launch: Launch) -> bundle.Bundle:
+        """The same with what depends on where this Genode is: its networks. Raises `InvalidArgument`, `Unsupported`."""
         if not launch.interfaces:
             if "Nic" in made.services:
                 raise InvalidArgument(
@@ -568,50 +575,10 @@ class GenodeHost:
 
     def _ended(self) -> None:
         """Genode is gone, and all containers with it."""
-        why = f"the Genode that the container ran on has ended: {self._last_words or 'without a word'}"
+        why = f"{self.gone}: {self._last_words or 'without a word'}"
         for member in list(self.members.values()):
             if member.status.state == "creating":
                 member.fail(LaunchFailed(why))
             else:
                 member.end(137, why)
         self._over = True
-
-
-def _alone(settings: Settings) -> None:
-    """Wait until the one before has ended, which takes its working directory along; the lock ends with the process."""
-    lock = os.open(f"{settings.control}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-
-
-def _room_for_files() -> None:
-    """Core has several hundred open files for each container: as many as the kernel lets a process have."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = max(hard, int(Path("/proc/sys/fs/nr_open").read_text()))
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    except (OSError, ValueError):  # no right to more than it was given
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def main() -> None:
-    """``python -m capsa.platform.genode.host SETTINGS``, as JSON."""
-    settings = msgspec.json.decode(sys.argv[1], type=Settings)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    set_title("capsa: genode")
-    try:
-        _alone(settings)
-        _room_for_files()
-        namespace.unshare(namespace.FLAGS["mount"])
-        mount.attributes(mount.AT_FDCWD, propagation=mount.MS_SLAVE, recursive=True, path="/")
-        host = GenodeHost(settings)
-        host.start()
-    except (CapsaError, OSError) as error:
-        text = str(error) if isinstance(error, CapsaError) else f"{error.filename}: {reason(error)}"
-        print(f"cannot start Genode: {text}", file=sys.stderr)
-        sys.exit(1)
-    host.run()
-
-
-if __name__ == "__main__":
-    main()

@@ -24,7 +24,7 @@ from capsa.platform.log import LogWriter
 from capsa.platform.loop import Loop
 from capsa.platform.protocol import Done, Launch, Started, Status
 from capsa.platform.reception import Reception
-from capsa.platform.streams import STDOUT, Streams
+from capsa.platform.streams import STDERR, STDOUT, Streams
 
 MOST_SKIPPED = 3
 INCOMPLETE_SECONDS = 1.0  # a session that is missing is missing for longer: reports may be behind
@@ -38,6 +38,10 @@ class Machine(Protocol):
     """The Genode that it runs on."""
 
     loop: Loop
+
+    @property
+    def notice(self) -> str:
+        """What the output of each container begins with, a line; empty for nothing."""
 
     def apply(self, member: Member) -> None:
         """Write its configuration anew, and that of its sub-init; raises `LaunchFailed`."""
@@ -322,6 +326,8 @@ class Member:
         if self.status.state == "creating":
             self.status = Status(state="running", started_at=time.time_ns())
             self.reception.say(self.status)
+            if self._machine.notice:
+                self.streams.emit(STDERR, f"{self._machine.notice}\n".encode())
 
     def _incomplete(self, what: str) -> None:
         if self.status.state != "creating":

@@ -9,7 +9,8 @@ import msgspec
 from capsa.platform.genode.compile import CONTAINERS
 
 LONGEST = 1 << 16
-_LABEL = re.compile(rb"\[init -> %b -> ([^\]> ]+)(?: -> ([^\]]*))?\] ?" % CONTAINERS.encode())
+CORE = "init -> "
+_LABEL = rb"\[%b%b -> ([^\]> ]+)(?: -> ([^\]]*))?\] ?"
 _COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
 _RESETS = re.compile(rb"(?:\x1b\[0m)+\Z")  # core ends each line with them, coloured or not
 
@@ -28,9 +29,13 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Lines:
-    """Splits what is read into lines; those that are longer than `LONGEST` are cut."""
+    """Splits what is read into lines; those that are longer than `LONGEST` are cut.
 
-    def __init__(self) -> None:
+    ``root``: what labels begin with, up to the `init` of the containers.
+    """
+
+    def __init__(self, root: str = CORE) -> None:
+        self._label = re.compile(_LABEL % (re.escape(root.encode()), CONTAINERS.encode()))
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Line]:
@@ -40,18 +45,17 @@ class Lines:
         if len(self._rest) > LONGEST:
             whole.append(self._rest)
             self._rest = b""
-        return [line(each) for each in whole]
+        return [self._line(each) for each in whole]
 
-
-def line(data: bytes) -> Line:
-    """Who wrote a line."""
-    found = _LABEL.match(_COLOUR.sub(b"", data[:400]))
-    if found is None:
-        return Line("", "", data)
-    label = found.group(0)
-    start = data.find(b"] ", 0, 400)
-    text = _RESETS.sub(b"", data[start + 2 :] if start >= 0 else data[len(label) :])
-    if b"\x1b[" in text:
-        text += b"\x1b[0m"
-    component = (found.group(2) or b"").partition(b" -> ")[0]
-    return Line(found.group(1).decode(errors="replace"), component.decode(errors="replace"), text)
+    def _line(self, data: bytes) -> Line:
+        """Who wrote a line."""
+        found = self._label.match(_COLOUR.sub(b"", data[:400]))
+        if found is None:
+            return Line("", "", data)
+        label = found.group(0)
+        start = data.find(b"] ", 0, 400)
+        text = _RESETS.sub(b"", data[start + 2 :] if start >= 0 else data[len(label) :])
+        if b"\x1b[" in text:
+            text += b"\x1b[0m"
+        component = (found.group(2) or b"").partition(b" -> ")[0]
+        return Line(found.group(1).decode(errors="replace"), component.decode(errors="replace"), text)

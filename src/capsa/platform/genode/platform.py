@@ -24,20 +24,33 @@ from capsa.vfs.tree import CopyOnWrite
 START_SECONDS = 10.0
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where a Genode is: ``directory`` has its programs, or, with ``report``, the configurations of one that runs."""
+
+    directory: Path
+    report: Path | None = None
+
+
 class GenodePlatform:
     """Launches containers on a Genode, and finds those that an earlier engine launched."""
 
-    def __init__(self, run: Path, store: Path, binaries: Path) -> None:
-        """``run`` holds the sockets, ``store`` what is made of images, ``binaries`` Genode's programs.
+    def __init__(self, run: Path, store: Path, place: Place) -> None:
+        """``run`` holds the sockets, ``store`` what is made of images.
 
-        Raises `InvalidArgument` where these are not all there.
+        Raises `InvalidArgument` where a directory is not what it has to be.
         """
-        lacks = missing(binaries)
-        if lacks:
-            raise InvalidArgument(f"{binaries} is no directory of Genode's programs: it has no {', '.join(lacks)}")
+        for directory in (place.directory, place.report) if place.report else ():
+            if not os.access(directory, os.W_OK | os.X_OK) or not directory.is_dir():
+                raise InvalidArgument(f"cannot attach to a Genode by {directory}: it is no directory to write to")
+        if not place.report and (lacks := missing(place.directory)):
+            raise InvalidArgument(
+                f"{place.directory} is no directory of Genode's programs: it has no {', '.join(lacks)}"
+            )
         self.run = run
+        self.attached = place.report is not None
         self._settings = Settings(
-            binaries=str(binaries.absolute()),
+            binaries=str(place.directory.absolute()),
+            report=str(place.report.absolute()) if place.report else "",
             work=str(run / "genode"),
             store=str(store),
             control=str(run / "genode.sock"),
@@ -130,7 +143,7 @@ class GenodePlatform:
         with open(log_path, "ab", opener=_private) as log:
             begin = log.tell()
             process = subprocess.Popen(
-                [sys.executable, "-m", "capsa.platform.genode.host", msgspec.json.encode(self._settings).decode()],
+                [sys.executable, "-m", "capsa.platform.genode.run", msgspec.json.encode(self._settings).decode()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -162,9 +175,14 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
-def parse(text: str) -> Path:
-    """The directory of ``genode=DIR``, as of ``--platform``; raises `InvalidArgument`."""
-    name, equals, directory = text.partition("=")
-    if name != "genode" or not equals or not directory:
-        raise InvalidArgument(f"invalid --platform {text!r}: write genode=DIRECTORY")
-    return Path(directory)
+def parse(text: str) -> Place:
+    """``genode=DIR`` or ``genode=attach:CONFIG,REPORT``, as of ``--platform``; raises `InvalidArgument`."""
+    name, _, where = text.partition("=")
+    how, colon, both = where.partition(":")
+    if name == "genode" and how == "attach" and colon:
+        config, comma, report = both.partition(",")
+        if config and comma and report:
+            return Place(Path(config), Path(report))
+    elif name == "genode" and where:
+        return Place(Path(where))
+    raise InvalidArgument(f"invalid --platform {text!r}: write genode=DIRECTORY or genode=attach:CONFIG,REPORT")

@@ -1,0 +1,3 @@
+TARGET = log_file
+SRC_CC = main.cc
+LIBS   = base vfs
