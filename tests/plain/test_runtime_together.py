@@ -29,9 +29,14 @@ def copy(tmp_path: Path) -> Path:
     shutil.copytree(
         Path(capsa.__file__).parent, tmp_path / "capsa", ignore=shutil.ignore_patterns("__pycache__", "engine", "api")
     )
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-    subprocess.run([sys.executable, "-m", "capsa.runtime.together"], env=environment, check=True)
+    make(tmp_path)
     return tmp_path
+
+
+def make(copy: Path) -> None:
+    """The file of the copy, anew."""
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run([sys.executable, "-m", "capsa.runtime.together"], env=environment, check=True)
 
 
 def shown(copy: Path) -> list[str]:
@@ -69,3 +74,33 @@ def test_a_file_that_is_not_there_or_of_another_python_is_left_alone(copy: Path,
     else:
         stored(copy).write_bytes(content)
     assert shown(copy)[:3] == ["SourceFileLoader", "SourceFileLoader", "capsa-runtime"]
+
+
+_LATER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from capsa.runtime import together
+together.use()
+from capsa.runtime import verb
+print("begun", flush=True)
+sys.stdin.readline()
+from capsa.runtime import record
+import capsa.platform.linux.inroot
+print(type(record.__spec__.loader).__name__, record.Record.__name__, capsa.platform.linux.inroot.make.__name__)
+"""
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_program_that_runs_outlives_an_upgrade(copy: Path, removed: bool) -> None:
+    """What it imports only then stands elsewhere in the new file."""
+    command = [sys.executable, "-I", "-S", "-B", "-c", _LATER, str(copy)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdin is not None and running.stdout is not None
+        assert running.stdout.readline() == "begun\n"
+        errors = copy / "capsa" / "errors.py"
+        errors.write_text(errors.read_text() + "\nMORE = 'than before'\n")
+        make(copy)
+        if removed:
+            stored(copy).unlink()
+        told = running.communicate("\n")[0]
+    assert (running.returncode, told.split()) == (0, ["Finder", "Record", "make"])

@@ -18,6 +18,7 @@ _PACKAGES = ("oci", "platform", "platform/linux", "platform/linux/cgroup", "runt
 _MODULES = ("__init__", "cli/__init__", "cli/options", "errors")
 _HEAD = 8  # bytes: the magic number, and the length of the table
 _Row = tuple[str, bool, int, int, int, int]
+_Known = tuple[int, int, int, int]
 
 
 def path() -> str:
@@ -26,10 +27,14 @@ def path() -> str:
 
 
 class Finder:
-    """Finds modules in the file's ``table``: source, whether it is a package, its time and size, place and length."""
+    """Finds modules in the file's ``table``: source, whether it is a package, its time and size, place and length.
 
-    def __init__(self, file: str, table: dict[str, _Row], start: int) -> None:
+    ``known`` tells this file from one that is made anew meanwhile, in which all has another place.
+    """
+
+    def __init__(self, file: str, known: _Known, table: dict[str, _Row], start: int) -> None:
         self._file = file
+        self._known = known
         self._table = table
         self._start = start
 
@@ -56,15 +61,32 @@ class Finder:
         """Python makes it."""
 
     def exec_module(self, module: "ModuleType") -> None:
-        """Read it, and run it."""
-        _, _, _, _, place, length = self._table[module.__name__]
+        """Read it, and run it; from its source if the file is another one by now, as after an upgrade."""
+        source, _, _, _, place, length = self._table[module.__name__]
+        code = self._read(self._start + place, length)
+        made = compile(_content(source), source, "exec", dont_inherit=True) if code is None else marshal.loads(code)  # noqa: S302
+        exec(made, module.__dict__)  # noqa: S102
+
+    def _read(self, place: int, length: int) -> bytes | None:
         # No descriptor stays open: --preserve-fds could take it for one of the caller's.
-        fd = posix.open(self._file, posix.O_RDONLY | posix.O_CLOEXEC)
         try:
-            code = posix.pread(fd, length, self._start + place)
+            fd = posix.open(self._file, posix.O_RDONLY | posix.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            return posix.pread(fd, length, place) if _identity(fd) == self._known else None
         finally:
             posix.close(fd)
-        exec(marshal.loads(code), module.__dict__)  # noqa: S102, S302
+
+
+def _identity(fd: int) -> _Known:
+    found = posix.fstat(fd)
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _content(source: str) -> bytes:
+    with open(source, "rb") as file:
+        return file.read()
 
 
 def use() -> None:
@@ -79,7 +101,7 @@ def use() -> None:
         length = int.from_bytes(head[4:], sys.byteorder)
         if head[:4] == _magic():
             table = marshal.loads(posix.read(fd, length))  # noqa: S302
-            sys.meta_path.insert(0, Finder(file, table, _HEAD + length))
+            sys.meta_path.insert(0, Finder(file, _identity(fd), table, _HEAD + length))
     finally:
         posix.close(fd)
 
