@@ -29,8 +29,8 @@ mount --move /proc /root/proc
 mount --move /sys /root/sys
 mount --move /dev /root/dev
 mount -t tmpfs -o mode=755 run /root/run
-mkdir -p /root/run/guest /root/run/tmp /root/dev/pts /root/dev/shm /root/dev/mqueue
-chmod 1777 /root/run/tmp
+mkdir -p /root/run/guest /root/guest-tmp /root/dev/pts /root/dev/shm /root/dev/mqueue
+mount -t tmpfs -o mode=1777 tmp /root/guest-tmp
 cp /bin/busybox /root/run/guest/modprobe
 cp /second /root/run/guest/second
 grep -q capsa.systemd=1 /root/proc/cmdline || exec switch_root /root /run/guest/second
@@ -92,7 +92,7 @@ echo /run/guest/modprobe > /proc/sys/kernel/modprobe
 ip link set lo up 2>/dev/null || ifconfig lo up
 hostname guest 2>/dev/null || echo guest > /proc/sys/kernel/hostname
 mount --make-rshared /
-export HOME=/root LANG=C.UTF-8 TERM=dumb TMPDIR=/run/tmp PYTHONDONTWRITEBYTECODE=1 CAPSA_GUEST=1
+export HOME=/root LANG=C.UTF-8 TERM=dumb TMPDIR=/guest-tmp PYTHONDONTWRITEBYTECODE=1 CAPSA_GUEST=1
 setsid /bin/sh "$(word run)/command" >"$(port output)" 2>&1
 echo $? >"$(port status)"
 sync

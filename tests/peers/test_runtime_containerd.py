@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fixtures import bundle as b
-from fixtures.caller import RESIZED, RUNC, SIZED, parameters, unchanged
+from fixtures.caller import GREEDY, RESIZED, RUNC, SIZED, parameters, unchanged
 from fixtures.containerd import IMAGE, Ctr, containerd
 from fixtures.wait import until
 
@@ -142,7 +142,7 @@ def test_signals_and_logs(ctr: Ctr, tmp_path: Path) -> None:
 
 
 def test_pause(ctr: Ctr) -> None:
-    name = start(ctr, "--", "sh", "-c", "while :; do :; done")
+    name = start(ctr, "--", "sh", "-c", "while :; do sleep 0.05; done")
     path = Path(f"/proc/{ctr.pid(name)}/schedstat")
     ctr("tasks", "pause", name)
     assert ctr.status(name) == "PAUSED"
@@ -174,7 +174,7 @@ def test_metrics(ctr: Ctr) -> None:
 
 def test_lack_of_memory_is_noticed(ctr: Ctr) -> None:
     events = ctr.begin("events")
-    name = start(ctr, "--memory-limit=16777216", "--", "tail", "/dev/zero")
+    name = start(ctr, "--memory-limit=16777216", "--", *GREEDY)
     until(lambda: ctr.status(name) == "STOPPED")
     done = ctr("tasks", "delete", name, check=False)
     assert "exit code 137" in done.stdout + done.stderr

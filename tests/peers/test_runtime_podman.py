@@ -153,7 +153,7 @@ def test_signals(pod: Podman) -> None:
 
 
 def test_pause_and_restart(pod: Podman) -> None:
-    name = start(pod, IMAGE, "sh", "-c", "echo start; while :; do :; done")
+    name = start(pod, IMAGE, "sh", "-c", "echo start; while :; do sleep 0.05; done")
     pid = int(str(state(pod, name)["Pid"]))
     path = Path(f"/proc/{pid}/schedstat")
     pod("pause", name)

@@ -1,11 +1,19 @@
-"""Control groups v2, for real, in a guest that has nothing else (tests/guest/run.py); each test there is one here."""
+"""Control groups v2, for real, in a guest that has nothing else (tests/guest/run.py); each test there is one here.
+
+Among them what containerd sees of them with capsa-runtime: of all callers the guest, which is slow, starts it soonest.
+"""
 
 from __future__ import annotations
 
 import pytest
 from fixtures import guest
 
-FILES = ("tests/guest/cases_v2.py", "tests/system/test_cgroup.py")
+_WATCHED = ("test_pause", "test_metrics", "test_lack_of_memory_is_noticed")
+FILES = (
+    "tests/guest/cases_v2.py",
+    "tests/system/test_cgroup.py",
+    *(f"tests/peers/test_runtime_containerd.py::{test}[capsa-runtime]" for test in _WATCHED),
+)
 GUEST = (FILES,)
 
 
