@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -11,6 +14,7 @@ from capsa.oci.runtime import Linux, Memory, Mount, Process, Resources, Root, Sp
 from capsa.platform.genode import budget, bundle, compile, network, nodes, output, report
 from capsa.platform.genode.budget import MIB, Quota
 from capsa.platform.genode.bundle import Bundle, Link, Volume
+from capsa.platform.genode.directory import Directory
 
 ROMS = {"hello": "H" * 43, "libc.lib.so": "L" * 43, "ld.lib.so": "X" * 43}
 SUBINIT = """\
@@ -23,7 +27,7 @@ config
   + service LOG
   + service Timer
   + service Rtc
-+ report | ids: yes | child_ram: yes | child_caps: yes | delay_ms: 5 | buffer: 16K
++ report | ids: yes | child_ram: yes | child_caps: yes | delay_ms: 50 | buffer: 16K
 + heartbeat | rate_ms: 1000
 + start files | caps: 40 | ram: 8M | ld: no
   + binary lx_fs
@@ -32,7 +36,7 @@ config
     + policy | label_prefix: vfs -> upper    | root: /host/tree/c-1/upper    | writeable: yes
     + policy | label_prefix: vfs -> volume-0 | root: /host/tree/c-1/volume-0
   + route | + any-service | + parent
-+ start vfs | caps: 120 | ram: 12M
++ start vfs | caps: 140 | ram: 12M
   + provides | + service File_system
   + config
     + vfs
@@ -217,6 +221,26 @@ def test_binds_become_directories_of_the_tree() -> None:
     assert read(wanted).volumes == (Volume("/srv/x", "/data", writable=False),)
 
 
+def test_a_configuration_that_does_not_fit_leaves_the_one_that_is_there(tmp_path: Path) -> None:
+    """It would end all children without a word."""
+    schema = hid.Schema.load("schema config\n+ type any | : .*\n+ node start\n  + attr name | type: any\n-\n")
+    (tmp_path / "config").mkdir()
+    directory = Directory(tmp_path, {"init": schema})
+    directory.write_containers(nodes.node("config", "", nodes.node("start", "good")), 1)
+    before = (tmp_path / "config/containers").read_text()
+    assert "+ start good" in before and before.endswith("-\n")
+    for wrong in (
+        nodes.node("config", "", nodes.node("stop", "bad")),
+        nodes.node("konfig"),
+        hid.Node("config", {}, [hid.Node("start", {"name": "a | b"})]),
+        hid.Node("config", {}, [hid.Node("start", {"name": "a\n- "})]),
+    ):
+        with pytest.raises(LaunchFailed, match="the configuration of containers"):
+            directory.write_containers(wrong, 2)
+        assert (tmp_path / "config/containers").read_text() == before
+    assert os.listdir(tmp_path / "config") == ["containers"]
+
+
 # ---- what comes back ----
 
 REPORT = b"""state | version: 7
@@ -265,6 +289,21 @@ def test_lines_go_to_who_wrote_them() -> None:
         ("", "", b"plain"),
     ]
     assert found[1].plain == b"Error: x"
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        (b"main] \x1b[31mError: Uncaught exception of type 'X'\x1b[0m", (134, "Uncaught exception of type 'X'")),
+        (b"main] Error: stop because parent denied ROM-session: x", (126, "stop because parent denied ROM-session: x")),
+        (b"main] Uncaught exception of type 'X'", None),
+        (b"main] Error: it has no Uncaught exception", None),
+        (b"main -> child] Error: Uncaught exception of type 'X'", None),  # the component goes on
+    ],
+)
+def test_last_words_are_an_end(text: bytes, end: tuple[int, str] | None) -> None:
+    (found,) = output.Lines().feed(b"[init -> containers -> c-1 -> " + text + b"\n")
+    assert found.end == end
 
 
 def test_a_line_without_end_is_bounded() -> None:

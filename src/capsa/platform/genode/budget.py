@@ -16,7 +16,7 @@ from capsa.errors import InvalidArgument, LaunchFailed
 MIB = 1 << 20
 # What an `init` keeps for itself and its sessions, seen on Genode 26.02 for amd64.
 INIT_RAM, INIT_CAPS = 2 * MIB, 120
-VFS_RAM, VFS_CAPS = 12 * MIB, 100
+VFS_RAM, VFS_CAPS = 12 * MIB, 120
 DEFAULT_RAM, DEFAULT_CAPS = 8 * MIB, 100
 NETWORK_CAPS = 100  # more, for sessions at a router
 LEAST_RAM, LEAST_CAPS = 1 * MIB, 50

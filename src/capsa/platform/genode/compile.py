@@ -29,7 +29,7 @@ CONFIG_PREFIX = "config-"
 ROM_PREFIX = "rom-"
 REPORT = "state"
 TREES = "/host/tree"
-REPORT_MS = 5
+REPORT_MS = 50
 # The report on all containers is asked for when much happens, costs the more the more containers there are, and says
 # little that others wait for.
 SUMMARY_MS = 25

@@ -28,7 +28,6 @@ from capsa.platform import packets
 from capsa.platform.connection import failure_of
 from capsa.platform.genode import budget, bundle, compile, network, processes
 from capsa.platform.genode.budget import Quota
-from capsa.platform.genode.bundle import MAIN
 from capsa.platform.genode.directory import Directory, schemas_of
 from capsa.platform.genode.image import Images
 from capsa.platform.genode.member import Member, link_of
@@ -562,12 +561,17 @@ class GenodeHost:
         """Core has said that some component had a fault."""
         assert self._core is not None
         for core in processes.children(self._core.pid):
-            members = [each for each in self.members.values() if each.status.state == "running"]
-            running = {f"init -> {compile.CONTAINERS} -> {each.name} -> {MAIN}": each for each in members}
+            running = {
+                f"init -> {compile.CONTAINERS} -> {each.name}" + (f" -> {name}" if name else ""): (each, name)
+                for each in self.members.values()
+                if each.status.state == "running"
+                for name in each.components(self._cow)
+            }
             faulted = processes.faulted(core, [*compile.SYSTEM, *running])
             for label in faulted:
                 if label in running:
-                    running[label].crashed(what)
+                    member, name = running[label]
+                    member.crashed(name, what)
             broken = [label for label in faulted if label not in running]
             if broken:
                 self._last_words = f"its component {broken[0]} had a fault ({what})"

@@ -30,8 +30,6 @@ MOST_SKIPPED = 3
 INCOMPLETE_SECONDS = 1.0  # a session that is missing is missing for longer: reports may be behind
 # Genode has no signals. These end a component, which is what they do to a Linux process that does not know them.
 ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL})
-_SEGMENTATION = b"Segmentation fault"
-_EXCEPTION = b"Uncaught exception"
 
 
 class Machine(Protocol):
@@ -105,7 +103,7 @@ class Member:
         self.usage = Child(MAIN)
         self._machine = machine
         self._exec_count = 0
-        self._short = 0
+        self._short: tuple[str, int, int] | None = None
         self._trouble = ""
         log = LogWriter(launch.log) if launch.log is not None else None
         self.streams = Streams(machine.loop, fed=True, log=log, on_trouble=self._log_trouble)
@@ -310,8 +308,8 @@ class Member:
                     self._incomplete("a ROM or a service that the component needs")
                 elif main.id is not None:
                     self.began()
-            self._notice_shortage(main)
         if inner is not None:
+            self._notice_shortage(inner.children)
             for each in list(self.execs.values()):
                 self._exec_reported(each, inner.children.get(each.wanted.name))
         exited = next((each.exited for each in (main, outer) if each is not None and each.exited is not None), None)
@@ -336,49 +334,65 @@ class Member:
         if time.monotonic() - self._lacking > INCOMPLETE_SECONDS:
             self.fail(LaunchFailed(f"{what} is not there: {self._trouble or 'see the log of the engine'}", 127))
 
-    def _notice_shortage(self, main: Child) -> None:
-        """It waits for more RAM or capabilities than it has."""
-        short = main.ram.requested or main.caps.requested
-        if short and short != self._short:
-            kind = "RAM" if main.ram.requested else "capabilities"
-            amount = f"{budget.shown(main.ram.requested)} more" if main.ram.requested else f"{short} more"
+    def _notice_shortage(self, components: Mapping[str, Child]) -> None:
+        """One of its components waits for more RAM or capabilities than it has; the main one is looked at first."""
+        waiting = [each for each in components.values() if each.ram.requested or each.caps.requested]
+        first = min(waiting, key=lambda each: each.name != MAIN, default=None)
+        short = (first.name, first.ram.requested, first.caps.requested) if first is not None else None
+        if first is not None and short != self._short:
+            who = "the component" if first.name == MAIN else f"its component {first.name}"
+            if first.ram.requested:
+                kind, amount = "RAM", budget.shown(first.ram.requested)
+                remedy = " (docker update --memory gives it more)" if first.name == MAIN else ""
+            else:
+                kind, amount = "capabilities", str(first.caps.requested)
+                remedy = " (org.genode.caps says how many it has from the start)" if first.name == MAIN else ""
             self.reception.say(
                 protocol.Shortage(
                     resource=kind,
-                    requested=short,
-                    message=(
-                        f"blocked: the component waits for {amount} {kind} (docker update --memory gives it more)"
-                    ),
+                    requested=first.ram.requested or first.caps.requested,
+                    message=f"blocked: {who} waits for {amount} more {kind}{remedy}",
                 )
             )
-        elif self._short and not short:
+        elif self._short is not None and short is None:
             self.reception.say(protocol.Shortage())
         self._short = short
 
     def wrote(self, line: output.Line) -> None:
         """One of its components has written a line to LOG."""
-        plain = line.plain
-        streams = self.streams
+        for each in list(self.execs.values()):
+            if each.wanted.name == line.component:
+                each.streams.emit(STDOUT, line.text + b"\n")
+                if line.end is not None:
+                    self._exec_ended(each, line.end[0])
         if line.component.startswith("exec-"):
-            for each in self.execs.values():
-                if each.wanted.name == line.component:
-                    each.streams.emit(STDOUT, line.text + b"\n")
             return
         if line.component == MAIN:
             if self.status.state == "creating":
                 self.began()
-            streams.emit(STDOUT, line.text + b"\n")
-            if plain.startswith(b"Error:") and _EXCEPTION in plain:
-                self.end(134, plain.removeprefix(b"Error:").strip().decode(errors="replace"))
-        else:
-            text = plain.decode(errors="replace")
-            print(f"container {self.name} -> {line.component}: {text}", file=sys.stderr, flush=True)
-            if text.startswith(("Error:", "Warning:")) or "denied" in text:
-                self._trouble = text[:300]
+            self.streams.emit(STDOUT, line.text + b"\n")
+            if line.end is not None:
+                self.end(*line.end)
+            return
+        text = line.plain.decode(errors="replace")
+        print(f"container {self.name} -> {line.component}: {text}", file=sys.stderr, flush=True)
+        if text.startswith(("Error:", "Warning:")) or "denied" in text:
+            self._trouble = text[:300]
+        if line.end is not None and self.status.state == "running":
+            self.end(137, f"its component {line.component or 'init'} has ended: {line.end[1]}")
 
-    def crashed(self, what: str) -> None:
-        """The kernel has ended its component."""
-        self.end(139, what)
+    def components(self, cow: bool) -> list[str]:
+        """Those that run, as far as is known; an empty name for its sub-init."""
+        waiting = {each.wanted.name for each in self.execs.values() if each.answer is not None}
+        return ["", *(each.name for each in self.subinit(cow).nodes("start") if each.name not in waiting)]
+
+    def crashed(self, component: str, what: str) -> None:
+        """The kernel has ended one of its components."""
+        for each in list(self.execs.values()):
+            if each.wanted.name == component:
+                self._exec_ended(each, 139)
+                return
+        self.end(139, what if component == MAIN else f"its component {component or 'init'} had a fault ({what})")
 
     # -- its end
 
