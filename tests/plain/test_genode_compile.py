@@ -225,7 +225,7 @@ def test_a_configuration_that_does_not_fit_leaves_the_one_that_is_there(tmp_path
     """It would end all children without a word."""
     schema = hid.Schema.load("schema config\n+ type any | : .*\n+ node start\n  + attr name | type: any\n-\n")
     (tmp_path / "config").mkdir()
-    directory = Directory(tmp_path, {"init": schema})
+    directory = Directory(tmp_path / "config", tmp_path / "report", {"init": schema})
     directory.write_containers(nodes.node("config", "", nodes.node("start", "good")), 1)
     before = (tmp_path / "config/containers").read_text()
     assert "+ start good" in before and before.endswith("-\n")

@@ -65,7 +65,7 @@ class AttachedHost(GenodeHost):
         self.loop.watch(self._inotify.fileno(), READ, self._changed)
         self._watch(reports, "")
         self._watched[self._inotify.add(self._directory.report, IN_CREATE | IN_MODIFY)] = LOG
-        self._write()
+        self._write_now()
         deadline = time.monotonic() + ANSWER_SECONDS
         while self._reported != self._version:
             if time.monotonic() > deadline:
@@ -105,7 +105,7 @@ class AttachedHost(GenodeHost):
         super()._end()
         self._log.close()
         try:
-            self._write()  # all have been withdrawn: none of them comes back with the Genode
+            self._write_now()  # all have been withdrawn: none of them comes back with the Genode
             self._clear()
         except (CapsaError, OSError) as error:
             print(f"what containers left behind cannot be taken away: {error}", file=sys.stderr, flush=True)

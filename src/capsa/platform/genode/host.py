@@ -104,9 +104,10 @@ class GenodeHost:
         self._core: subprocess.Popen[bytes] | None = None
         self._version = 0
         self._launches = 0
-        self._reported = 0
+        self._reported = -1
+        self._outdated = False
         self._complained = 0
-        self._written_at = 0.0
+        self._written_at = time.monotonic()
         self._limit = Quota(settings.ram, settings.caps)
         self._last_need = time.monotonic()
         self._over = False
@@ -422,8 +423,7 @@ class GenodeHost:
             self._write_container(member)
             member.returns = member.version
         else:
-            self._write()
-            member.awaits = self._version
+            member.awaits = self._write()
 
     def _write_container(self, member: Member) -> None:
         member.version += 1
@@ -431,6 +431,14 @@ class GenodeHost:
 
     def _go_on(self) -> None:
         """Genode has done what the newest report is about: what waited for that is next."""
+        if self._outdated and self._reported == self._version:
+            try:
+                self._write()
+            except CapsaError as error:
+                self._outdated = False
+                print(f"the configuration cannot be written: {error}", file=sys.stderr, flush=True)
+                for member in [each for each in self.members.values() if each.status.state == "creating"]:
+                    member.fail(error)
         for member in list(self.members.values()):
             if member.active and 0 < member.awaits <= self._reported:
                 member.awaits = 0
@@ -473,9 +481,22 @@ class GenodeHost:
     def _document(self) -> hid.Node:
         return compile.containers(each.entry() for each in self.members.values() if each.active)
 
-    def _write(self) -> None:
+    def _write(self) -> int:
+        """Let the configuration be what is wanted now; the number that it has, or will have. Raises `LaunchFailed`.
+
+        Not before the one that is there has been answered: on base-linux, a file that is replaced while `fs_rom` reads
+        it may leave that waiting for ever, and with it every `init` that wants to know of it.
+        """
+        if self._reported != self._version:
+            self._outdated = True
+            return self._version + 1
+        self._write_now()
+        return self._version
+
+    def _write_now(self) -> None:
         self._version += 1
         self._directory.write_containers(self._document(), self._version)
+        self._outdated = False
         for each in self.members.values():
             each.granted = each.quota
         self._written_at = time.monotonic()
