@@ -33,6 +33,34 @@ def oci(tmp_path: Path) -> Iterator[RuntimeUnderTest]:
         yield made
 
 
+# ---- the caller's streams ----
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("beginning", ["launcher", "entry"])
+@pytest.mark.parametrize("verb", ["create", "run", "exec"])
+def test_nothing_of_the_host_is_in_the_place_of_closed_streams(
+    oci: RuntimeUnderTest, verb: str, beginning: str, closed: str
+) -> None:
+    """The script that the runtime is would be writable through it: /proc/self/fd/0 leads to the host's file."""
+    show = "exec 9>/found; for fd in 0 1 2; do found=$(stat -L -c %F-%t:%T /proc/$$/fd/$fd); echo $found >&9; done"
+    oci.write(spec("sleep 1000" if verb == "exec" else show))
+    words: tuple[str, ...] = (verb, "box")
+    if verb == "exec":
+        oci.create()
+        oci("start", "box")
+        words = ("exec", "box", "sh", "-c", show)
+    oci.command = _BEGINNINGS[beginning]
+    number = 3 if "2" in closed else 1
+    subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *oci.arguments(*words)], cwd=oci.bundle, check=True)
+    if verb == "create":
+        oci("start", "box")
+        until(lambda: oci.status() == "stopped")
+    found = (oci.root / "found").read_text().splitlines()
+    assert found[:number] == ["character special file-1:3"] * number
+    oci("delete", "--force", "box")
+
+
 # ---- the runtime's own program (CVE-2019-5736) ----
 
 

@@ -96,6 +96,20 @@ def test_run_waits_and_its_exit_code_is_the_programs(oci: RuntimeUnderTest) -> N
     assert oci.status() == "stopped"
 
 
+@pytest.mark.parametrize("name", ["LC_ALL", "LANG"])
+def test_a_locale_that_is_not_installed_is_no_matter(oci: RuntimeUnderTest, name: str) -> None:
+    """Somebody who comes by ssh brings their own; what is said of it would be in the container's output."""
+    foreign = {each: value for each, value in os.environ.items() if not each.startswith(("LC_", "LANG"))}
+    foreign |= {name: "xx_YY.UTF-8", "PATH": os.environ["PATH"]}
+    oci.write(spec("echo out"))
+    done = oci("run", "box", env=foreign)
+    assert (done.stdout, done.stderr) == ("out\n", "")
+    oci.create()
+    done = oci("state", "box", env=foreign)
+    assert json.loads(done.stdout)["status"] == "created" and done.stderr == ""
+    oci("delete", "--force", "box")
+
+
 def test_run_passes_signals_on(oci: RuntimeUnderTest) -> None:
     oci.write(spec("trap 'echo got it; exit 9' TERM; echo ready; while :; do sleep 0.05; done"))
     with subprocess.Popen(oci.arguments("run", "box"), cwd=oci.bundle, stdout=subprocess.PIPE, text=True) as process:
