@@ -156,9 +156,10 @@ def test_a_specification_is_read_and_refused_as_elsewhere() -> None:
         assert line == ascii(read(text)), text
 
 
-def test_another_msgspec_is_imported_as_usual() -> None:
+@pytest.mark.parametrize("other", ["lean._KNOWN = ('0.99',)", "lean._PYTHONS = ((3, 99),)"])
+def test_another_msgspec_or_python_is_imported_as_usual(other: str) -> None:
     told = python(
-        "lean._KNOWN = ('0.99',)\n"
+        f"{other}\n"
         'lean.load(("capsa.oci.runtime",))\n'
         "from capsa.oci import runtime\n"
         """print("re" in sys.modules, runtime.loads(b'{"ociVersion": "1.2.0"}').oci_version)\n"""

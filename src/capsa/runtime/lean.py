@@ -6,7 +6,7 @@ is there once in Python and once in C. So while the modules of a verb are import
 place of these; afterwards whoever needs the real ones imports them. Modules that few containers need are not even read
 before somebody looks into them (`LATER`).
 
-Another msgspec than those that were tried is imported as usual, with all that it imports.
+Another msgspec than those that were tried, or one in another Python, is imported as usual, with all that it imports.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ LATER = (
 Only what the caller's side uses can be among them: the processes that it makes import nothing (`birth.guard`).
 """
 _KNOWN = ("0.20", "0.21", "0.22")
+# From 3.14 on msgspec asks for annotations by ``annotationlib``, which needs a real ``enum``.
+_PYTHONS = ((3, 11), (3, 12), (3, 13))
 # Whose types are decoded: with another ``typing`` than msgspec has got to know, that would not do.
 _TYPED = ("msgspec", "capsa.oci.runtime")
 
@@ -67,6 +69,8 @@ def load(names: tuple[str, ...], *, types: bool = True) -> None:
 
 def _is_known() -> bool:
     """Whether msgspec is one that was tried with the stand-ins. Asks its file: it cannot be imported a second time."""
+    if sys.version_info[:2] not in _PYTHONS:
+        return False
     try:
         with open(f"{sys.path[-1]}/msgspec/_version.py") as file:
             text = file.read()
