@@ -12,6 +12,7 @@ from capsa.cli.options import Option, Options, UsageError, parse
 from capsa.errors import CapsaError, InvalidArgument, Unsupported
 from capsa.runtime import lean, sealing
 from capsa.runtime.verb import DEFAULT_ROOT, PROGRAM, Settings
+from capsa.sys import standard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -204,21 +205,9 @@ def script() -> NoReturn:
     main()
 
 
-def open_streams() -> None:
-    """Have something for standard streams that the caller has closed: what is opened next would take their places.
-
-    And so be the container's, though it is the host's.
-    """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            fd = os.open(os.devnull, os.O_RDWR)  # the first number that is free
-            os.set_inheritable(fd, True)
-            setattr(sys, name, open(fd, "w" if number else "r"))  # noqa: SIM115
-
-
 def main() -> NoReturn:
     """Do what the command line says. Leaves without tearing the interpreter down."""
-    open_streams()
+    standard.open_all()
     code = status(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         try:
