@@ -14,11 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capsa.errors import CapsaError, Unsupported
+from capsa.errors import CapsaError, InvalidArgument, Unsupported
+from capsa.oci.runtime import Device, Linux, Mount, Spec
 from capsa.platform.linux.criu import client, mounts
 from capsa.platform.linux.criu.client import Kind
 from capsa.platform.linux.criu.wire import Message, encode
-from capsa.runtime import streams
+from capsa.runtime import images, restore, streams
+from capsa.vfs.compile import DEFAULT_DEVICES
 
 # ---- the form ----
 
@@ -214,3 +216,47 @@ def test_restrictions_that_are_lost_are_found() -> None:
         TABLE.replace("/proc/keys ro,nosuid,noexec", "/proc/keys rw,nosuid").replace("/proc/sys ro", "/x ro")
     )
     assert mounts.lost(before, now) == {"/proc/keys": ["ro", "noexec"]}
+    assert mounts.lost({"/": ("ro", "no such word")}, now) == {"/": ["ro"]}
+
+
+def source_of(point: str, bundle: Path, *others: str) -> str:
+    """What would be mounted at ``point``, as the images have it, and ``others``, of a container with ``data`` bound."""
+    spec = Spec(oci_version="1.2.0", mounts=[Mount(destination="/data", type="bind", source="data")])
+    note = images.Note(mounts=dict.fromkeys((point, *others), "/data"))
+    return restore._source(spec, str(bundle), point, note, None)  # type: ignore[arg-type]
+
+
+def test_mounts_from_outside_come_from_where_the_specification_says(tmp_path: Path) -> None:
+    (tmp_path / "data" / "deep").mkdir(parents=True)
+    assert source_of("/data", tmp_path) == str(tmp_path / "data")
+    assert source_of("/data/deep", tmp_path, "/data") == str(tmp_path / "data" / "deep")
+
+
+@pytest.mark.parametrize("point", ["/data/../../../etc", "/data/../data2", "/data/", "/data//deep", "/data/./deep"])
+def test_images_cannot_name_another_place_of_the_host(tmp_path: Path, point: str) -> None:
+    (tmp_path / "data" / "deep").mkdir(parents=True)
+    with pytest.raises(InvalidArgument, match=r"capsa\.json"):
+        source_of(point, tmp_path, "/data")
+
+
+@pytest.mark.parametrize("way", ["/data/link", "/data/link/deep", "/data/gone"])
+def test_a_link_that_a_container_put_where_something_was_mounted_leads_nowhere(tmp_path: Path, way: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "secret" / "deep").mkdir(parents=True)
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "secret")
+    with pytest.raises(InvalidArgument, match=r"had a mount at /(link|gone)"):
+        source_of(way, tmp_path, "/data")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs devices")
+def test_devices_of_the_host_are_those_that_the_specification_gives() -> None:
+    note = images.Note(mounts={"/dev/zero": "", "/dev/full": ""})
+    spec = Spec(oci_version="1.2.0", linux=Linux())
+    assert restore._source(spec, "/", "/dev/full", note, None) == "/dev/full"  # type: ignore[arg-type]
+    usual = {each.path for each in DEFAULT_DEVICES}
+    own = next(each.path for each in os.scandir("/dev") if each.path not in usual and restore._is_device(each.path))
+    note = images.Note(mounts={own: ""})
+    with pytest.raises(InvalidArgument, match="the bundle says nothing of it"):
+        restore._source(spec, "/", own, note, None)  # type: ignore[arg-type]
+    spec = Spec(oci_version="1.2.0", linux=Linux(devices=[Device(path=own, type="c", major=1, minor=1)]))
+    assert restore._source(spec, "/", own, note, None) == own  # type: ignore[arg-type]

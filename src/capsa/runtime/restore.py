@@ -15,8 +15,10 @@ from capsa.runtime.container import Container, process_began
 from capsa.runtime.verb import Verb
 from capsa.sys import mount as mounting
 from capsa.sys import namespace
+from capsa.sys import path as paths
 from capsa.sys.namespace import FLAGS
 from capsa.sys.netlink import Netlink
+from capsa.vfs.compile import DEFAULT_DEVICES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -279,12 +281,15 @@ def _elsewhere(kind: str, path: str | None) -> Iterator[None]:
 def _source(spec: Spec, bundle: str, point: str, note: images.Note, cgroup: Cgroup) -> str:
     """What is to be mounted at ``point``: the specification says so, not the images. Raises `InvalidArgument`."""
     destination = note.mounts[point]
+    if point != os.path.normpath(point):  # the kernel writes none like it
+        raise InvalidArgument(f"{images.NAME} has a mount at {point}, which is no place of one: take other images")
     if destination:
         for mount in spec.mounts:
             if mount.destination == destination:
                 # Below it: what a recursive bind has brought along.
                 places = (each for each in note.mounts if note.mounts[each] == destination and _within(point, each))
-                return os.path.normpath(os.path.join(bundle, mount.source) + point.removeprefix(min(places, key=len)))
+                source = os.path.normpath(os.path.join(bundle, mount.source))
+                return _below(source, point.removeprefix(min(places, key=len)))
     elif spec.linux is not None and point in spec.linux.masked_paths:
         return "/dev/null"
     else:
@@ -294,10 +299,34 @@ def _source(spec: Spec, bundle: str, point: str, note: images.Note, cgroup: Cgro
                 for each in cgroup.mounts():
                     if each.name == name:
                         return each.source
+        known = {each.path for each in DEFAULT_DEVICES}
+        known |= {each.path for each in spec.linux.devices} if spec.linux is not None else set()
         with contextlib.suppress(OSError):
-            if point.startswith("/dev/") and stat.S_IFMT(os.lstat(point).st_mode) in (stat.S_IFCHR, stat.S_IFBLK):
+            if point in known and _is_device(point):
                 return point
     raise InvalidArgument(f"the container had a mount at {point}, and the bundle says nothing of it")
+
+
+def _is_device(path: str) -> bool:
+    return stat.S_IFMT(os.lstat(path).st_mode) in (stat.S_IFCHR, stat.S_IFBLK)
+
+
+def _below(source: str, rest: str) -> str:
+    """The path of what is at ``rest`` in ``source``; links that a container may have put there lead nowhere."""
+    if not rest:
+        return source
+    try:
+        top = os.open(source, os.O_PATH | os.O_CLOEXEC)
+        try:
+            fd = paths.open_in_root(top, rest, os.O_PATH, links=False)
+        finally:
+            os.close(top)
+        try:
+            return os.readlink(f"/proc/self/fd/{fd}")
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise InvalidArgument(f"the container had a mount at {rest} in {source}: {reason(error)}") from error
 
 
 def _within(point: str, place: str) -> bool:

@@ -86,5 +86,8 @@ def restrictions(mounts: Sequence[Mounted]) -> dict[str, tuple[str, ...]]:
 def lost(before: Mapping[str, Sequence[str]], now: Sequence[Mounted]) -> dict[str, list[str]]:
     """What places forbade ``before`` and do not forbid ``now``."""
     have = restrictions(now)
-    found = {point: [word for word in words if word not in have.get(point, words)] for point, words in before.items()}
+    found = {
+        point: [word for word in _RESTRICTIONS if word in words and word not in have.get(point, words)]
+        for point, words in before.items()
+    }
     return {point: words for point, words in found.items() if words}
