@@ -18,6 +18,7 @@ from capsa.platform.protocol import Command, Failure, Reply, Report, Request, Re
 
 CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 60.0
+RELEASE_SECONDS = 600.0  # it unmounts, which waits for the disk; nobody may start the container again before
 
 _from_subinit = msgspec.json.Decoder(protocol.FromSubInit)
 
@@ -104,15 +105,16 @@ class Sandbox:
             raise Unavailable(f"the sub-init of container {self.id[:12]} is gone")
         self._last_number += 1
         number = self._last_number
+        patience = RELEASE_SECONDS if isinstance(command, protocol.Release) else REQUEST_SECONDS
         future: asyncio.Future[tuple[Reply, list[int]]] = self._loop.create_future()
         self._waiting[number] = future
         try:
             await self._send(Request(number=number, command=command), fds)
-            async with asyncio.timeout(REQUEST_SECONDS):
+            async with asyncio.timeout(patience):
                 reply, handed = await future
         except TimeoutError:
             raise Unavailable(
-                f"the sub-init of container {self.id[:12]} did not answer within {REQUEST_SECONDS:.0f} seconds"
+                f"the sub-init of container {self.id[:12]} did not answer within {patience:.0f} seconds"
             ) from None
         finally:
             self._waiting.pop(number, None)
