@@ -12,7 +12,6 @@ import sys
 from capsa.cli.context import Context
 from capsa.cli.options import Option, UsageError, parse
 from capsa.errors import CapsaError
-from capsa.sys import standard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -260,7 +259,10 @@ def status(argv: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """The console script. Leaves without tearing the interpreter down: all is flushed, nothing is left to end."""
-    standard.open_all()
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        from capsa.sys import standard
+
+        standard.open_all()
     code = status(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         try:
