@@ -146,8 +146,10 @@ def test_what_is_not_there_is_refused_in_a_sentence(engine: EngineUnderTest, tmp
         (["diff", "running"], "in the memory of the Genode that the engine is attached to"),
         (["cp", str(Path(__file__)), "stopped:/"], "in the memory of the Genode that the engine is attached to"),
         (["commit", "--pause=false", "running"], "in the memory of the Genode that the engine is attached to"),
-        (["run", "-v", f"{tmp_path}:/data", "dummy"], "no directories of this host: /data cannot be mounted"),
-        (["run", "--label", "org.genode.services=Nic", "dummy"], "no networks of this host"),
+        (["run", "-v", f"{tmp_path}:/data", "dummy"], "no directories of this host: leave the volume or mount"),
+        (["run", "--label", "org.genode.services=Nic", "dummy"], "no networks of this host: use --network none"),
+        (["run", "--network", "none", "--label", "org.genode.services=Nic", "dummy"], "leave Nic out"),
+        (["network", "connect", "bridge", "running"], "in private (none) mode"),
         (["run", "-p", "80", "dummy"], "no networks of this host"),
         (["run", "--memory", "900g", "dummy"], "of RAM, and this Genode has"),
     ):

@@ -254,3 +254,20 @@ def test_a_plan_is_what_would_be_run(engine: EngineUnderTest) -> None:
     text = engine.capsa("plan", "-e", HELLO, "--label", "org.genode.ram=3M", "dummy").stdout
     assert "+ start main | caps: 100 | ram: 3M\n" in text and "+ log | string: hello\n" in text
     assert engine.docker("ps", "-aq").stdout == ""
+
+
+def test_nothing_of_a_container_that_was_stopped_or_killed_runs(engine: EngineUnderTest) -> None:
+    for command in ("stop", "kill", "stop", "kill", "stop"):
+        run(engine, "leaving", LASTING)
+        reported(engine, "leaving", "up\n")
+        before = [component("leaving", engine, which) for which in ("main", "files", "vfs")]
+        engine.docker(command, "leaving")
+        assert [pid for pid in before if alive(pid)] == []
+        engine.docker("rm", "leaving")
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False

@@ -153,6 +153,22 @@ def over_tcp(target: tuple[str, int]) -> bytes:
         return found
 
 
+def test_a_connection_that_cannot_be_made_leaves_no_device(engine: EngineUnderTest) -> None:
+    echo(engine, "server", "red")
+    obstacle = engine.run / "genode" / "host" / "config" / "containers.new"
+    before = devices()
+    obstacle.mkdir()  # so that no configuration can be written
+    try:
+        failed = engine.docker("network", "connect", "blue", "server", check=False)
+        assert failed.returncode and "config/containers: is a directory" in failed.stderr, failed.stderr
+        assert devices() == before
+    finally:
+        obstacle.rmdir()
+    engine.docker("network", "connect", "blue", "server")
+    assert len(devices() - before) == 1
+    component("server", engine, "nic-eth1")
+
+
 def test_containers_of_both_platforms_meet(engine: EngineUnderTest, busybox: str) -> None:
     echo(engine, "server", "red")
     engine.docker("run", "-d", "--name", "linux", "--network", "red", busybox, "sleep", "600")

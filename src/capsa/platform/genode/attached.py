@@ -113,14 +113,19 @@ class AttachedHost(GenodeHost):
     # -- what containers need of it
 
     def _placed(self, made: bundle.Bundle, launch: Launch) -> bundle.Bundle:
-        if launch.interfaces or "Nic" in made.services:
+        if launch.interfaces:
             raise Unsupported(
                 "a Genode that the engine is attached to has no networks of this host: use --network none"
             )
+        if "Nic" in made.services:
+            raise Unsupported(
+                "the component asks for Nic (org.genode.services), and a Genode that the engine is attached to has no "
+                "networks of this host: leave Nic out"
+            )
         if made.volumes:
             raise Unsupported(
-                f"a Genode that the engine is attached to has no directories of this host: {made.volumes[0].target} "
-                "cannot be mounted"
+                f"a Genode that the engine is attached to has no directories of this host: leave the volume or mount "
+                f"{made.volumes[0].target} out"
             )
         return msgspec.structs.replace(made, volatile=True)
 

@@ -150,7 +150,7 @@ class GenodeHost:
     def run(self) -> None:
         """Work until Genode has ended, or nobody has needed it for a while."""
         while not self._over:
-            self.loop.turn(TICK if any(each.active for each in self.members.values()) else 1.0)
+            self.loop.turn(TICK if any(each.active or each.leaving for each in self.members.values()) else 1.0)
             self._tick()
         self._end()
 
@@ -164,8 +164,10 @@ class GenodeHost:
         if self._fault is not None and now > self._fault[0]:
             self._find_faulted(self._fault[1])
             self._fault = None
-        for member in [each for each in self.members.values() if each.watched]:
-            self._look(member)
+        for member in list(self.members.values()):
+            if member.watched:
+                self._look(member)
+            member.left(self._reported)
 
     def _notice_silence(self, seconds: float) -> None:
         """Each configuration is to be answered by a report; a Genode that is silent for long is of no use any more."""
@@ -326,6 +328,10 @@ class GenodeHost:
         """As of `capsa.platform.genode.member.Machine`."""
         self._plug(member.name, interface)
 
+    def unplug(self, interface: Interface) -> None:
+        """As of `capsa.platform.genode.member.Machine`."""
+        self._delete([interface.host_name])
+
     def _plug(self, container: str, interface: Interface) -> None:
         """Genode's driver would try for ever to write to a device that is down or gone: it is up before, gone after."""
         if interface.mtu > network.MOST_MTU:
@@ -341,17 +347,21 @@ class GenodeHost:
                 netlink.attach(name, interface.bridge, interface.isolated)
                 netlink.up(name)
         except OSError as error:
+            if name in self._taps:
+                self._delete([name])
             raise LaunchFailed(f"cannot connect to {interface.bridge} by {name}: {reason(error)}") from error
 
     def _unplug(self, gone: Callable[[Tap], bool]) -> None:
         """Delete the devices whose drivers are ``gone``."""
-        names = [name for name, each in self._taps.items() if gone(each)]
-        if names:
-            with Netlink() as netlink:
-                for name in names:
-                    with contextlib.suppress(OSError):  # an engine may have deleted it
-                        netlink.delete(name)
-                    del self._taps[name]
+        if names := [name for name, each in self._taps.items() if gone(each)]:
+            self._delete(names)
+
+    def _delete(self, names: list[str]) -> None:
+        with Netlink() as netlink:
+            for name in names:
+                with contextlib.suppress(OSError):  # an engine may have deleted it
+                    netlink.delete(name)
+                del self._taps[name]
 
     def _unused(self, which: Tap) -> bool:
         """Whether the driver has ended, by what Genode says."""
@@ -426,8 +436,8 @@ class GenodeHost:
             member.awaits = self._write()
 
     def _write_container(self, member: Member) -> None:
+        self._directory.write_container(member.name, member.subinit(self._cow), member.version + 1)
         member.version += 1
-        self._directory.write_container(member.name, member.subinit(self._cow), member.version)
 
     def _go_on(self) -> None:
         """Genode has done what the newest report is about: what waited for that is next."""
@@ -446,6 +456,7 @@ class GenodeHost:
                     self._write_container(member)
                 except CapsaError as error:
                     member.stuck(error)
+            member.left(self._reported)
 
     def admit(self, member: Member, wanted: Quota, components: int = 0) -> None:
         """As of `capsa.platform.genode.member.Machine`."""
@@ -461,10 +472,10 @@ class GenodeHost:
         for core in processes.children(self._core.pid) if components and self._core is not None else ():
             budget.check_descriptors(components, *processes.descriptors(core), what)
 
-    def withdraw(self, member: Member) -> None:
+    def withdraw(self, member: Member) -> int:
         """As of `capsa.platform.genode.member.Machine`."""
         member.status = msgspec.structs.replace(member.status, state="exited")
-        self._write_if_possible(member)
+        return self._write_if_possible(member)
 
     def forget(self, member: Member) -> None:
         """As of `capsa.platform.genode.member.Machine`."""
@@ -494,19 +505,20 @@ class GenodeHost:
         return self._version
 
     def _write_now(self) -> None:
-        self._version += 1
-        self._directory.write_containers(self._document(), self._version)
+        self._directory.write_containers(self._document(), self._version + 1)
+        self._version += 1  # not before: nobody would ever answer one that could not be written
         self._outdated = False
         for each in self.members.values():
             each.granted = each.quota
         self._written_at = time.monotonic()
 
-    def _write_if_possible(self, member: Member) -> None:
-        """Where less is wanted than before, a failure can wait until the next time."""
+    def _write_if_possible(self, member: Member) -> int:
+        """As `_write`; where less is wanted than before, a failure can wait until the next time."""
         try:
-            self._write()
+            return self._write()
         except CapsaError as error:
             print(f"container {member.name} keeps what it had: {error}", file=sys.stderr, flush=True)
+            return self._version + 1
 
     # -- what Genode says
 
@@ -606,4 +618,5 @@ class GenodeHost:
                 member.fail(LaunchFailed(why))
             else:
                 member.end(137, why)
+                member.left(self._version + 1)
         self._over = True

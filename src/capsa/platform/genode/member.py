@@ -28,6 +28,7 @@ from capsa.platform.streams import STDERR, STDOUT, Streams
 
 MOST_SKIPPED = 3
 INCOMPLETE_SECONDS = 1.0  # a session that is missing is missing for longer: reports may be behind
+LEAVE_SECONDS = 1.0  # until its end is told in any case: its components end in some milliseconds, or not at all
 # Genode has no signals. These end a component, which is what they do to a Linux process that does not know them.
 ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL})
 
@@ -50,8 +51,11 @@ class Machine(Protocol):
     def plug(self, member: Member, interface: protocol.Interface) -> None:
         """Make the device that leads from a network to the container; raises `CapsaError`."""
 
-    def withdraw(self, member: Member) -> None:
-        """Take its start node away: all its components end."""
+    def unplug(self, interface: protocol.Interface) -> None:
+        """Take that device away again, which no component has opened yet."""
+
+    def withdraw(self, member: Member) -> int:
+        """Take its start node away: all its components end; the number of the configuration that is without it."""
 
     def forget(self, member: Member) -> None:
         """It was released: nothing of it is left."""
@@ -99,6 +103,7 @@ class Member:
         self.version = 0  # of its sub-init's configuration
         self.awaits = 0  # the configuration of all that has to be in effect before the next one of its own
         self.returns = 0  # the one of its own after which others may have what it has no more
+        self._leaves = (0, 0.0)  # who ended it is told with that configuration, or at that time
         self.held: list[socket.socket] = []  # which reserve the host's ports that are published
         self.usage = Child(MAIN)
         self._machine = machine
@@ -192,7 +197,7 @@ class Member:
         if command.exec:
             self._exec_ended(self.execs[command.exec], 128 + command.signal)
             return
-        self.end(128 + command.signal)
+        self.end(128 + command.signal, by_request=True)
 
     def _update(self, command: protocol.Update) -> None:
         self._running()
@@ -204,7 +209,11 @@ class Member:
             raise InvalidArgument(f"{memory.limit} bytes are too little: {budget.shown(budget.LEAST_RAM)} at least")
         wanted = msgspec.structs.replace(before, quota=Quota(memory.limit, before.quota.caps))
         self._machine.admit(self, compile.quota(wanted, len(self.execs)) - self.quota)
-        self.bundle = wanted
+        self._become(wanted)
+
+    def _become(self, wanted: Bundle) -> None:
+        """Change what it is; raises `CapsaError`, and is what it was."""
+        before, self.bundle = self.bundle, wanted
         try:
             self._machine.apply(self)
         except CapsaError:
@@ -236,16 +245,16 @@ class Member:
         )
 
     def _change_links(self, links: tuple[Link, ...], added: protocol.Interface | None = None) -> None:
-        before = self.bundle
-        wanted = msgspec.structs.replace(before, links=links)
-        if added is not None:
-            self._machine.admit(self, network.DRIVER_QUOTA)
-            self._machine.plug(self, added)
-        self.bundle = wanted
+        wanted = msgspec.structs.replace(self.bundle, links=links)
+        if added is None:
+            self._become(wanted)
+            return
+        self._machine.admit(self, network.DRIVER_QUOTA)
+        self._machine.plug(self, added)
         try:
-            self._machine.apply(self)
+            self._become(wanted)
         except CapsaError:
-            self.bundle = before
+            self._machine.unplug(added)
             raise
 
     def _exec(self, command: protocol.Exec, ends: list[socket.socket], answer: Answer) -> None:
@@ -404,13 +413,13 @@ class Member:
         self.reception.say(self.status)
         self._machine.forget(self)
 
-    def end(self, code: int, why: str = "") -> None:
-        """It has ended, or ends now."""
+    def end(self, code: int, why: str = "", *, by_request: bool = False) -> None:
+        """It has ended, or ends now: ``by_request`` of somebody, who hears of it when nothing of it runs any more."""
         if not self.active:
             return
         for each in list(self.execs.values()):
             self._exec_ended(each, 137, apply=False)
-        self._machine.withdraw(self)
+        version = self._machine.withdraw(self)
         self._let_go()
         self.status = Status(
             state="exited",
@@ -420,7 +429,22 @@ class Member:
             reason=why,
         )
         kept_exit.write(self.launch.bundle, self.status)
-        self.reception.say(self.status)
+        if by_request:
+            self._leaves = (version, time.monotonic() + LEAVE_SECONDS)
+        else:
+            self.reception.say(self.status)
+
+    @property
+    def leaving(self) -> bool:
+        """It has been ended, and who did that is not told yet."""
+        return self._leaves != (0, 0.0)
+
+    def left(self, reported: int) -> None:
+        """That configuration is in effect; tells its end, if that is the one without it, or has been waited for."""
+        version, until = self._leaves
+        if self.leaving and (reported >= version or time.monotonic() > until):
+            self._leaves = (0, 0.0)
+            self.reception.say(self.status)
 
     def _let_go(self) -> None:
         self.streams.close()
