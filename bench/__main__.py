@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import images, parts, report
+from bench import disk, images, parts, report
 from bench.chart import chart
 from bench.clients import clients
 from bench.engines import Capsa, Docker, Peer, Podman
@@ -45,6 +45,8 @@ PACKAGES = (
     "mmdebstrap",
     "tar",
     "time",
+    "e2fsprogs",
+    "mount",
 )
 SUBJECTS = ("docker", "podman", "runc", "crun", "kernel", "capsa")
 
@@ -111,6 +113,10 @@ def _measure(stack: contextlib.ExitStack, results: Results, options: argparse.Na
     # Unix sockets have 107 characters at most: a short directory.
     work = Path(tempfile.mkdtemp(prefix="bench", dir="/var/tmp"))
     stack.callback(shutil.rmtree, work, ignore_errors=True)
+    try:
+        stack.enter_context(disk.own(work))
+    except BenchError as error:
+        say(f"everything happens on the file system of {work}, as there can be none of the benchmark's own: {error}")
     wanted = set(options.only or SUBJECTS)
     suite = platform.freedesktop_os_release().get("VERSION_CODENAME", "stable")
     bench = Bench(results, work, CACHE, suite, options.samples, options.containers, options.apaches, options.variants)
