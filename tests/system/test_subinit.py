@@ -113,6 +113,7 @@ class Stage:
                     await sandbox.request(protocol.Signal(signal=signal.SIGKILL, all=True))
                     await self.exited(sandbox)
                 await sandbox.request(protocol.Release())
+                await sandbox.ended()
             except CapsaError:
                 pass
             sandbox.close()
@@ -149,7 +150,8 @@ async def test_output_is_logged_and_the_exit_code_is_held_until_released(box):
     assert box.log(sandbox) == "hello\noops\n"
     kept = msgspec.json.decode((box.dir / sandbox.id / "exit.json").read_bytes(), type=protocol.Status)
     assert kept.exit_code == 42
-    await sandbox.request(protocol.Release())
+    assert await sandbox.request(protocol.Release()) == protocol.Unmounting()
+    await sandbox.ended()
     assert not box.platform.control(sandbox.id).parent.exists()
 
 

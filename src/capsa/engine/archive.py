@@ -119,7 +119,7 @@ async def _helper(
     _reachable(engine, container, action)
     async with _slots, contextlib.AsyncExitStack() as stack:
         if not container.running and not plain:
-            await engine.lifecycle.cleaned(container)  # its last run may still have the writable directory mounted
+            await engine.lifecycle.unmounted(container)  # its last run may still have the writable directory mounted
             await stack.enter_async_context(engine.volume_mounts.held(container, secrets.token_hex(8)))
         namespace = -1
         native = container.document.platform == genode.OS

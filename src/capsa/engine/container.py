@@ -96,6 +96,7 @@ class Container:
         self.waiting: list[Waiting] = []
         self.execs: dict[str, Exec] = {}
         self.cleaning: asyncio.Task[None] | None = None
+        self.unmounting: asyncio.Task[None] | None = None
         self.restarting: asyncio.TimerHandle | None = None
         self.restart_delay = 0.0
         self.health: Any = None

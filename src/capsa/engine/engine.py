@@ -256,6 +256,10 @@ class Engine:
             cgroup.remove()
         except (OSError, CapsaError) as error:
             self.log.debug("cgroup of container %s: %s", container.name, error)
+        self.remove_control(container)
+
+    def remove_control(self, container: Container) -> None:
+        """Remove the socket at which its sub-init listens: nobody is to look for it any more."""
         control = self.platform.control(container.id)
         with contextlib.suppress(OSError):
             control.unlink(missing_ok=True)

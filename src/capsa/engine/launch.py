@@ -165,7 +165,6 @@ def _message(
         init=bool(container.host.init),
         names=connected.names,
         # What a bind mount or a volume shows may have to be free for others as soon as it is gone.
-        ephemeral=container.host.auto_remove and not container.document.mounts,
     )
 
 

@@ -148,16 +148,22 @@ class LifeCycle:
             raise
 
     async def cleaned(self, container: Container) -> None:
-        """Wait until nothing of an earlier run is left."""
+        """Wait until nothing of an earlier run is left, except what is still being unmounted."""
         if container.cleaning is not None:
             await asyncio.shield(container.cleaning)
+
+    async def unmounted(self, container: Container) -> None:
+        """Wait until nothing of an earlier run is left."""
+        await self.cleaned(container)
+        if container.unmounting is not None:
+            await asyncio.shield(container.unmounting)
 
     # -- inside the lock
 
     async def _launch(self, container: Container) -> None:
         if not self._containers.saved(container):
             self._containers.store(container)
-        await self.cleaned(container)
+        await self.unmounted(container)
         state = container.state
         try:
             sandbox = await launch.launch(self._engine, container)
@@ -212,7 +218,10 @@ class LifeCycle:
         await container.ended()
 
     async def _remove(self, container: Container, volumes: bool) -> None:
-        await self.cleaned(container)
+        if container.document.mounts:
+            await self.unmounted(container)
+        else:  # nobody else has to do with what it had mounted, and that takes as long as the disk
+            await self.cleaned(container)
         container.drop_waiting()
         try:
             self._containers.remove(container)
@@ -228,6 +237,8 @@ class LifeCycle:
             anonymous = [point.name for point in points if point.type == "volume" and point.anonymous]
             for name in self._engine.volumes.remove_unused(anonymous):
                 self._events.volume("destroy", name)
+        if container.unmounting is not None:
+            self._engine.remove_control(container)
         self._engine.remove_bundle(container)
 
     def _running(self, container: Container) -> None:
@@ -337,25 +348,40 @@ class LifeCycle:
 
     async def _clean(self, container: Container, sandbox: Sandbox | None, again: bool) -> None:
         """Release the sub-init, give back addresses; then remove or start again where that is wanted."""
+        result: protocol.Result = protocol.Done()
         try:
             await self._stored(container)
-            if sandbox is not None:
+            if sandbox is not None and (self._containers.saved(container) or container.state.removing):
                 try:
-                    if self._containers.saved(container) or container.state.removing:
-                        await sandbox.request(protocol.Release())
+                    result = await sandbox.request(protocol.Release())
                 except CapsaError as error:
                     self._engine.log.warning("container %s: %s", container.name, error)
                     self._engine.remove_remains(container)
-                finally:
-                    sandbox.close()
             networking.release(self._engine, container)
-            await self._engine.volume_mounts.release(container)
+            if sandbox is not None and isinstance(result, protocol.Unmounting):
+                container.unmounting = self.spawn(self._unmount(container, sandbox))
+            else:
+                await self._engine.volume_mounts.release(container)
         finally:
             container.cleaning = None
+            if sandbox is not None and container.unmounting is None:
+                sandbox.close()
         if again and not self._engine.closing:
             self.begin_restart(container)
         elif container.host.auto_remove and not container.state.removing:
             self.begin_removal(container)
+
+    async def _unmount(self, container: Container, sandbox: Sandbox) -> None:
+        """Its sub-init lets go of what was mounted; then others may."""
+        try:
+            await sandbox.ended()
+        except CapsaError as error:
+            self._engine.log.warning("container %s: %s", container.name, error)
+        try:
+            sandbox.close()
+            await self._engine.volume_mounts.release(container)
+        finally:
+            container.unmounting = None
 
     async def _stored(self, container: Container) -> None:
         """Wait for room on the disk for the exit; until it is stored there the sub-init keeps it."""

@@ -76,7 +76,7 @@ class Launch(Struct):
     ``root`` replaces the ``root.path`` of the specification. ``control`` is the path of the socket to listen on for
     other engines. ``stdin``: keep standard input open; ``stdin_once``: close it when the first attached client leaves.
     ``init``: run a reaper as PID 1. ``names``: make the sockets of a name service (`NameSockets`). ``cache``: directory
-    for compiled seccomp filters. ``ephemeral``: it is removed once it has ended, and nobody waits for what was mounted.
+    for compiled seccomp filters.
     """
 
     id: str
@@ -92,7 +92,6 @@ class Launch(Struct):
     held: int = 0
     init: bool = False
     names: bool = False
-    ephemeral: bool = False
 
 
 class Signal(Struct, tag="signal"):
@@ -238,7 +237,11 @@ class Done(Struct, tag="done"):
     """Done."""
 
 
-Result = Started | Pids | Measured | Done
+class Unmounting(Struct, tag="unmounting"):
+    """Released but for what was mounted: the connection ends when that is gone, which waits for the disk."""
+
+
+Result = Started | Pids | Measured | Done | Unmounting
 
 
 class Reply(Struct, tag="reply"):

@@ -18,7 +18,7 @@ from capsa.platform.protocol import Command, Failure, Reply, Report, Request, Re
 
 CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 60.0
-RELEASE_SECONDS = 600.0  # it unmounts, which waits for the disk; nobody may start the container again before
+UNMOUNT_SECONDS = 600.0  # it waits for the disk; nobody may start the container again before
 
 _from_subinit = msgspec.json.Decoder(protocol.FromSubInit)
 
@@ -58,6 +58,7 @@ class Sandbox:
         self._launched: asyncio.Future[None] = self._loop.create_future()
         self._released = False
         self._closed = False
+        self._end_of_connection = asyncio.Event()
         end.setblocking(False)
         self._loop.add_reader(end.fileno(), self._ready)
 
@@ -105,16 +106,15 @@ class Sandbox:
             raise Unavailable(f"the sub-init of container {self.id[:12]} is gone")
         self._last_number += 1
         number = self._last_number
-        patience = RELEASE_SECONDS if isinstance(command, protocol.Release) else REQUEST_SECONDS
         future: asyncio.Future[tuple[Reply, list[int]]] = self._loop.create_future()
         self._waiting[number] = future
         try:
             await self._send(Request(number=number, command=command), fds)
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(REQUEST_SECONDS):
                 reply, handed = await future
         except TimeoutError:
             raise Unavailable(
-                f"the sub-init of container {self.id[:12]} did not answer within {patience:.0f} seconds"
+                f"the sub-init of container {self.id[:12]} did not answer within {REQUEST_SECONDS:.0f} seconds"
             ) from None
         finally:
             self._waiting.pop(number, None)
@@ -140,10 +140,21 @@ class Sandbox:
                     f"the sub-init of container {self.id[:12]} cannot be reached: {errors.reason(error)}"
                 ) from error
 
+    async def ended(self) -> None:
+        """Wait until the sub-init hangs up, when it has unmounted everything; raises `Unavailable` if it does not."""
+        try:
+            async with asyncio.timeout(UNMOUNT_SECONDS):
+                await self._end_of_connection.wait()
+        except TimeoutError:
+            raise Unavailable(
+                f"the sub-init of container {self.id[:12]} did not unmount within {UNMOUNT_SECONDS:.0f} seconds"
+            ) from None
+
     def close(self) -> None:
         """Let go of the connection; the sub-init and its container live on."""
         if not self._closed:
             self._closed = True
+            self._end_of_connection.set()
             self._loop.remove_reader(self._end.fileno())
             self._end.close()
             for future in self._waiting.values():

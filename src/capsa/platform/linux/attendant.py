@@ -201,7 +201,8 @@ class Attendant:
         deadline = time.monotonic() + DRAIN_SECONDS
         while self.reception.busy and time.monotonic() < deadline:
             self.loop.turn(0.1)
-        self.reception.close()
+        self._unmount()
+        self.reception.close()  # last: an engine that starts meanwhile has to find somebody here, and to wait
         return None
 
     def _can_leave(self) -> bool:
@@ -302,6 +303,8 @@ class Attendant:
                 return
             case protocol.Release():
                 self._release()
+                answer(protocol.Unmounting())
+                return
         answer(Done())
 
     def _running(self) -> Process:
@@ -374,7 +377,6 @@ class Attendant:
         self._open_cgroup().remove()
         _close_all([*self._held, *self._names])
         self._held, self._names = [], []
-        self.reception.close()
         self.released = True
 
     # -- what happens
@@ -414,7 +416,7 @@ class Attendant:
         )
         kept_exit.write(self.launch.bundle, self._status)
         self.reception.say(self._status)
-        if not self.launch.ephemeral:  # else it is unmounted when sub-init and attendant have ended
+        if not self.reception.engines:  # an engine goes on with a release, which ends with this
             self._unmount()
         self._run_poststop()
 
