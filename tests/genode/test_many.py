@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 from fixtures import genode
 from fixtures.engine import EngineUnderTest
-from fixtures.genode import config, parent_of
+from fixtures.genode import component, config
 from fixtures.wait import until
 
 MANY = 50
@@ -48,21 +47,6 @@ def start(engine: EngineUnderTest, image: str) -> str:
     return str(made["Id"])
 
 
-def processes(of: str) -> dict[str, int]:
-    """The processes of all main components on a Genode, by the first characters of their containers' ids."""
-    found = {}
-    for entry in filter(lambda entry: entry.name.isdigit(), Path("/proc").iterdir()):
-        try:
-            name = (entry / "cmdline").read_bytes().partition(b"\0")[0].decode(errors="replace")
-        except OSError:
-            continue
-        match = re.fullmatch(r"\[Genode\] init -> containers -> ([0-9a-f]{12})-\d+ -> main", name)
-        if match:
-            found[match[1]] = int(entry.name)
-    core = parent_of(found[of[:12]])
-    return {name: pid for name, pid in found.items() if parent_of(pid) == core}
-
-
 def program(pid: int) -> set[tuple[str, str]]:
     """Device and inode of the program that a component has mapped, by its name in the store."""
     lines = (line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines())
@@ -77,11 +61,9 @@ def test_fifty_containers_run_at_once_and_share_their_program(engine: EngineUnde
     for each in (*ids, odd):
         until(lambda each=each: engine.capsa("logs", each).stdout == "up\n")  # type: ignore[misc]
 
-    found = processes(odd)
-    assert {each[:12] for each in (*ids, odd)} <= set(found)
-    (shared,) = {frozenset(program(found[each[:12]])) for each in ids}
+    (shared,) = {frozenset(program(component(each, engine))) for each in ids}
     assert len(shared) == 1
-    assert program(found[odd[:12]]).isdisjoint(shared)
+    assert program(component(odd, engine)).isdisjoint(shared)
 
     def used(container: str) -> int:
         """Bytes, as the sub-init reports them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -29,6 +30,28 @@ config
   + service Rtc
 + report | ids: yes | child_ram: yes | child_caps: yes | delay_ms: 50 | buffer: 16K
 + heartbeat | rate_ms: 1000
++ start main | caps: 300 | ram: 4M
+  + binary hello
+  + heartbeat
+  + exit | propagate: yes
+  + config
+    + arg | : hello
+    + arg | : a | b
+    + env HOME | : /
+  + route
+    + service ROM | label_last: hello
+      + parent | label: rom-HHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHH
+    + service ROM | label_last: libc.lib.so
+      + parent | label: rom-LLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLL
+    + service ROM | label_last: ld.lib.so | + parent
+    + service ROM | label_suffix: .lib.so | + parent
+    + service File_system                 | + child vfs
+    + service PD                          | + parent
+    + service CPU                         | + parent
+    + service RM                          | + parent
+    + service LOG                         | + parent
+    + service Timer                       | + parent
+    + service Rtc                         | + parent
 + start files | caps: 40 | ram: 8M | ld: no
   + binary lx_fs
   + provides | + service File_system
@@ -54,28 +77,6 @@ config
     + service ROM | label_last: rom-IMAGE | + parent | label: rom-IMAGE
     + service File_system                 | + child files
     + any-service                         | + parent
-+ start main | caps: 300 | ram: 4M
-  + binary hello
-  + heartbeat
-  + exit | propagate: yes
-  + config
-    + arg | : hello
-    + arg | : a | b
-    + env HOME | : /
-  + route
-    + service ROM | label_last: hello
-      + parent | label: rom-HHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHHH
-    + service ROM | label_last: libc.lib.so
-      + parent | label: rom-LLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLL
-    + service ROM | label_last: ld.lib.so | + parent
-    + service ROM | label_suffix: .lib.so | + parent
-    + service File_system                 | + child vfs
-    + service PD                          | + parent
-    + service CPU                         | + parent
-    + service RM                          | + parent
-    + service LOG                         | + parent
-    + service Timer                       | + parent
-    + service Rtc                         | + parent
 """
 
 
@@ -392,3 +393,27 @@ def test_a_router_without_networks_lets_nothing_pass() -> None:
 def test_names_that_hid_cannot_hold_are_refused_in_a_router_too() -> None:
     with pytest.raises(InvalidArgument, match="HID cannot hold"):
         network.router([msgspec.structs.replace(FIRST, name="a|b")])
+
+
+@pytest.mark.parametrize(
+    ("changed", "suits"),
+    [
+        ({}, True),
+        ({"files": False}, True),
+        ({"volumes": (Volume("/a", "/a"), Volume("/b", "/b"))}, True),
+        ({"heartbeat": True, "read_only": True}, True),
+        ({"quota": Quota(100 * MIB, 100)}, False),
+        ({"quota": Quota(8 * MIB, 400)}, False),
+        ({"services": ("Timer", "Rtc")}, False),
+        ({"priority": -1}, False),
+        ({"network": True}, False),
+    ],
+)
+def test_the_sub_init_that_waits_is_for_containers_that_fit_and_want_nothing_else(
+    changed: dict[str, Any], suits: bool
+) -> None:
+    made = msgspec.structs.replace(Bundle(name="c-1", binary="hello", roms=(("hello", "H" * 43),)), **changed)
+    assert compile.suits_spare(made) is suits
+    if suits:
+        assert compile.entry(made).quota.fits(compile.spare("sub-1").quota)
+        assert set(compile.entry(made).services) <= set(compile.spare("sub-1").services)

@@ -39,6 +39,7 @@ class AttachedHost(GenodeHost):
     """One Genode by two directories, and all containers on it."""
 
     gone = "the Genode that the container ran on is not heard of any more"
+    keeps_spare = False  # its configurations and reports may go a long way, and others use it
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)

@@ -39,6 +39,10 @@ class Quota(msgspec.Struct, frozen=True):
     def __sub__(self, other: Quota) -> Quota:
         return Quota(self.ram - other.ram, self.caps - other.caps)
 
+    def larger(self, other: Quota) -> Quota:
+        """Enough for each of both."""
+        return Quota(max(self.ram, other.ram), max(self.caps, other.caps))
+
     def fits(self, available: Quota) -> bool:
         """Whether it can be taken out of ``available``."""
         return self.ram <= available.ram and self.caps <= available.caps

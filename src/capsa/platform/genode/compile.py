@@ -40,6 +40,8 @@ VOLUME = Quota(0, 20)  # what the VFS needs for one more session
 CHANGES = Quota(16 * budget.MIB, 20)  # of files, where they are kept in memory
 CONFIGS = Quota(16 * budget.MIB, 500)
 OUTERMOST = Quota(16 * budget.MIB, 500)
+SPARE = Quota(64 * budget.MIB, 440)  # until it is known for whom
+SPARE_SERVICES = ("Timer",)
 _FILE_ROMS = ("vfs", "lx_fs")
 _HOST_ROMS = ("ld.lib.so", "init", *_FILE_ROMS, *network.ROMS)
 # Services that a sub-init may pass on; which of them a component gets, its routes say.
@@ -146,6 +148,17 @@ def entry(bundle: Bundle, execs: int = 0) -> Entry:
     return Entry(bundle.name, total, _of_the_parent(bundle), bundle.files, bundle.network, bundle.priority)
 
 
+def spare(name: str) -> Entry:
+    """The part of a sub-init that waits for a container."""
+    return Entry(name, SPARE, SPARE_SERVICES)
+
+
+def suits_spare(bundle: Bundle) -> bool:
+    """Whether such a sub-init can be this container's, with quota and routes as they are."""
+    same = bundle.services == SPARE_SERVICES and not bundle.network and bundle.priority == 0
+    return same and quota(bundle).fits(SPARE)
+
+
 def _of_the_parent(bundle: Bundle) -> tuple[str, ...]:
     return tuple(name for name in bundle.services if name != "Nic")
 
@@ -235,13 +248,24 @@ def components(bundle: Bundle) -> int:
     return 2 + bundle.files + _has_directories(bundle) + len(list(network.components(bundle)))
 
 
+def waiting() -> Node:
+    """The configuration of a sub-init that waits for a container."""
+    return _waiting(SPARE_SERVICES)
+
+
+def _waiting(services: Iterable[str]) -> Node:
+    root = node("config")
+    root.add(provided(("ROM", *BASE_SERVICES, *services)))
+    root.add(node("report", ids=True, child_ram=True, child_caps=True, delay_ms=REPORT_MS, buffer="16K"))
+    return root
+
+
 def subinit(bundle: Bundle, tree: Tree | None = None, execs: Sequence[Exec] = (), *, cow: bool = False) -> Node:
     """The configuration of a container's sub-init; ``cow``: this Genode has the plugin of that name."""
-    root = node("config")
-    root.add(provided(("ROM", *BASE_SERVICES, *_of_the_parent(bundle))))
-    root.add(node("report", ids=True, child_ram=True, child_caps=True, delay_ms=REPORT_MS, buffer="16K"))
+    root = _waiting(_of_the_parent(bundle))
     if bundle.heartbeat:
         root.add(node("heartbeat", rate_ms=HEARTBEAT_MS))
+    root.add(_main(bundle))  # first, as they are made in turn: while the others are, it loads
     if bundle.files:
         if tree is None:
             raise InvalidArgument(f"the files of container {bundle.name} are nowhere")
@@ -250,7 +274,6 @@ def subinit(bundle: Bundle, tree: Tree | None = None, execs: Sequence[Exec] = ()
         root.add(_vfs(bundle, tree, execs, cow))
     for each in network.components(bundle):
         root.add(each)
-    root.add(_main(bundle))
     for wanted in execs:
         root.add(_exec(bundle, wanted))
     return root

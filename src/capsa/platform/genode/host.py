@@ -16,28 +16,28 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from capsa import hid
-from capsa.errors import CapsaError, InvalidArgument, LaunchFailed, Unsupported, reason
+from capsa.errors import CapsaError, InvalidArgument, LaunchFailed, Unsupported
 from capsa.oci import runtime
 from capsa.platform import packets
 from capsa.platform.connection import failure_of
-from capsa.platform.genode import budget, bundle, compile, network, processes
+from capsa.platform.genode import budget, bundle, compile, network, processes, spare
 from capsa.platform.genode.budget import Quota
 from capsa.platform.genode.directory import Directory, schemas_of
 from capsa.platform.genode.image import Images
 from capsa.platform.genode.member import Member, link_of
 from capsa.platform.genode.output import Line, Lines
 from capsa.platform.genode.report import State
+from capsa.platform.genode.spare import Reserve
+from capsa.platform.genode.taps import Tap, Taps
 from capsa.platform.loop import READ, Loop
 from capsa.platform.protocol import Interface, Launch, Status
-from capsa.sys import mount, tap
+from capsa.sys import mount
 from capsa.sys.inotify import IN_CLOSE_WRITE, IN_CREATE, IN_MOVED_TO, Inotify
-from capsa.sys.netlink import Netlink
 from capsa.vfs.tree import CopyOnWrite
 
 NEEDED = ("core", "ld.lib.so", "init", "timer", "lx_fs", "fs_rom", "fs_report")
@@ -69,13 +69,6 @@ class Settings(msgspec.Struct):
     caps: int = 60_000
 
 
-class Tap(msgspec.Struct, frozen=True):
-    """A device of the host: the container that it leads to, and the component that has it open."""
-
-    container: str
-    driver: str
-
-
 def missing(binaries: Path) -> list[str]:
     """What a directory lacks to be one of Genode's programs."""
     return [name for name in NEEDED if not (binaries / name).is_file()]
@@ -85,6 +78,7 @@ class GenodeHost:
     """One Genode, and all containers on it."""
 
     gone = "the Genode that the container ran on has ended"
+    keeps_spare = True
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -113,7 +107,9 @@ class GenodeHost:
         self._over = False
         self._last_words = ""
         self._fault: tuple[float, str] | None = None
-        self._taps: dict[str, Tap] = {}
+        self._taps = Taps()
+        self._given = compile.CONFIGS  # to all that are in the newest configuration
+        self._reserve = Reserve(self._directory)
 
     @property
     def notice(self) -> str:
@@ -168,6 +164,8 @@ class GenodeHost:
             if member.watched:
                 self._look(member)
             member.left(self._reported)
+        if self.keeps_spare and self._engines and not self._reserve.resting and self._quiet(now):
+            self._tidy()
 
     def _notice_silence(self, seconds: float) -> None:
         """Each configuration is to be answered by a report; a Genode that is silent for long is of no use any more."""
@@ -192,7 +190,7 @@ class GenodeHost:
             self.loop.turn(0.1)
         for member in self.members.values():
             member.reception.close()
-        self._unplug(lambda _each: True)
+        self._taps.unplug(lambda _each: True)
         self._remove_work()
 
     def _remove_work(self) -> None:
@@ -272,7 +270,8 @@ class GenodeHost:
         try:
             member.reception.listen()
             self._write_container(member)
-            self._write()
+            if not member.quota.fits(member.granted):
+                self._write()
         except (CapsaError, OSError) as error:
             member.fail(error)
             for each in attached:
@@ -289,27 +288,34 @@ class GenodeHost:
         if not isinstance(launch.root, CopyOnWrite):
             raise InvalidArgument("a container on Genode needs an image")
         contents = self._images.get(launch.root.layers)
-        # Another name for each run: `init` would take a start node that it has not seen leave for the one that it has.
-        self._launches += 1
-        name = f"{launch.id[:SHORT_ID]}-{self._launches}"
-        made = bundle.read(spec, name, contents.roms, contents.texts)
-        made = self._placed(made, launch)
+        made = self._placed(bundle.read(spec, "", contents.roms, contents.texts), launch)
         for content in (*([contents.archive] if made.files else []), *contents.roms.values()):
             self._offer(content)
-        self._fits(launch.id, compile.quota(made), compile.components(made))
+        spare_suits = self._reserve.suits(made)
+        self._fits(launch.id, compile.quota(made), compile.components(made) - spare_suits, beside=not spare_suits)
+        name = self._reserve.name if spare_suits else self._new_name(f"{launch.id[:SHORT_ID]}-")
+        made = msgspec.structs.replace(made, name=name)
         try:
             tree = self._tree(made, launch.root, contents.archive) if made.files else None
             for interface in launch.interfaces:
-                self._plug(name, interface)
+                self._taps.plug(name, network.driver(link_of(interface)), interface)
         except BaseException:
             self._unbind(name)
-            self._unplug(lambda tap: tap.container == name)
+            self._taps.unplug(lambda tap: tap.container == name)
             raise
         member = Member(self, launch, made, tree, contents.texts)
-        where = self._directory.reports_of(name)
-        where.mkdir(exist_ok=True)
-        self._watch(where, name)
+        if not spare_suits:
+            self._watch_reports(name)
+        else:
+            self._reserve.take()
+            member.granted, member.version = compile.SPARE, spare.VERSION
+            print(f"container {launch.id[:SHORT_ID]} has the sub-init {name}", file=sys.stderr, flush=True)
         return member
+
+    def _new_name(self, prefix: str) -> str:
+        """Another one for each run: `init` would take a start node that it has not seen leave for the one it has."""
+        self._launches += 1
+        return f"{prefix}{self._launches}"
 
     def _placed(self, made: bundle.Bundle, launch: Launch) -> bundle.Bundle:
         """The same with what depends on where this Genode is: its networks. Raises `InvalidArgument`, `Unsupported`."""
@@ -326,42 +332,11 @@ class GenodeHost:
 
     def plug(self, member: Member, interface: Interface) -> None:
         """As of `capsa.platform.genode.member.Machine`."""
-        self._plug(member.name, interface)
+        self._taps.plug(member.name, network.driver(link_of(interface)), interface)
 
     def unplug(self, interface: Interface) -> None:
         """As of `capsa.platform.genode.member.Machine`."""
-        self._delete([interface.host_name])
-
-    def _plug(self, container: str, interface: Interface) -> None:
-        """Genode's driver would try for ever to write to a device that is down or gone: it is up before, gone after."""
-        if interface.mtu > network.MOST_MTU:
-            raise Unsupported(
-                f"packets on Genode have at most {network.MOST_MTU} bytes, those of the network {interface.mtu}: "
-                "make one with a smaller com.docker.network.driver.mtu"
-            )
-        name = interface.host_name
-        try:
-            tap.add(name)
-            self._taps[name] = Tap(container, network.driver(link_of(interface)))
-            with Netlink() as netlink:
-                netlink.attach(name, interface.bridge, interface.isolated)
-                netlink.up(name)
-        except OSError as error:
-            if name in self._taps:
-                self._delete([name])
-            raise LaunchFailed(f"cannot connect to {interface.bridge} by {name}: {reason(error)}") from error
-
-    def _unplug(self, gone: Callable[[Tap], bool]) -> None:
-        """Delete the devices whose drivers are ``gone``."""
-        if names := [name for name, each in self._taps.items() if gone(each)]:
-            self._delete(names)
-
-    def _delete(self, names: list[str]) -> None:
-        with Netlink() as netlink:
-            for name in names:
-                with contextlib.suppress(OSError):  # an engine may have deleted it
-                    netlink.delete(name)
-                del self._taps[name]
+        self._taps.delete([interface.host_name])
 
     def _unused(self, which: Tap) -> bool:
         """Whether the driver has ended, by what Genode says."""
@@ -457,40 +432,76 @@ class GenodeHost:
                 except CapsaError as error:
                     member.stuck(error)
             member.left(self._reported)
+        for name in self._reserve.gone(self._reported):
+            self._forget_reports(name)
 
     def admit(self, member: Member, wanted: Quota, components: int = 0) -> None:
         """As of `capsa.platform.genode.member.Machine`."""
         self._fits(member.launch.id, wanted, components)
 
-    def _fits(self, container: str, wanted: Quota, components: int) -> None:
-        taken = compile.CONFIGS + RESERVE
+    def _fits(self, container: str, wanted: Quota, components: int, *, beside: bool = True) -> None:
+        """Raises `LaunchFailed` where it does not; the spare sub-init goes where there is no room ``beside`` it."""
+        what, left = f"container {container[:SHORT_ID]}", self._left()
+        budget.check(wanted, left, what)
+        if components:
+            budget.check_descriptors(components, *self._descriptors(), what)
+        if beside and not wanted.fits(left - compile.SPARE):
+            self._reserve.drop(self._version + 1)
+
+    def _left(self) -> Quota:
+        """What is left for others, a spare sub-init not counted."""
+        left = self._limit - compile.CONFIGS - RESERVE
         for each in self.members.values():
-            if each.active:
-                taken = taken + each.quota
-        what = f"container {container[:SHORT_ID]}"
-        budget.check(wanted, self._limit - taken, what)
-        for core in processes.children(self._core.pid) if components and self._core is not None else ():
-            budget.check_descriptors(components, *processes.descriptors(core), what)
+            if each.active:  # what it is to have no more, it may have still
+                left = left - each.quota.larger(each.granted)
+        return left
+
+    def _descriptors(self) -> tuple[int, int]:
+        """How many files core has open, and how many it may; zeros where nobody knows."""
+        found = processes.children(self._core.pid) if self._core is not None else []
+        return processes.descriptors(found[0]) if found else (0, 0)
+
+    # -- the sub-init in reserve
+
+    def _quiet(self, now: float) -> bool:
+        """Whether nothing else is to be done, and that for a while."""
+        answered = self._reported == self._version and now - self._written_at > spare.QUIET_SECONDS
+        return answered and not any(each.watched or each.leaving for each in self.members.values())
+
+    def _tidy(self) -> None:
+        """Have a spare sub-init, and take back what containers got with theirs and do not need."""
+        try:
+            changed = self._reserve.overdue(self._version)
+            changed = changed or any(each.active and each.granted != each.quota for each in self.members.values())
+            if not self._reserve.name and spare.affordable(self._left(), *self._descriptors()):
+                name = self._new_name(spare.PREFIX)
+                self._watch_reports(name)
+                self._reserve.make(name)
+                changed = True
+            if changed:
+                self._write()
+        except (CapsaError, OSError) as error:
+            self._reserve.rest()
+            print(f"no sub-init is kept in reserve: {error}", file=sys.stderr, flush=True)
 
     def withdraw(self, member: Member) -> int:
         """As of `capsa.platform.genode.member.Machine`."""
         member.status = msgspec.structs.replace(member.status, state="exited")
-        return self._write_if_possible(member)
+        return self._write_if_possible(f"container {member.name}")
 
     def forget(self, member: Member) -> None:
         """As of `capsa.platform.genode.member.Machine`."""
         if self.members.pop(member.name, None) is None:
             return
         member.reception.close()
-        for number, name in list(self._watched.items()):
-            if name == member.name:
-                self._inotify.remove(number)
-                del self._watched[number]
-        self._directory.forget_container(member.name)
+        self._forget_reports(member.name)
         self._unbind(member.name)
 
     def _document(self) -> hid.Node:
-        return compile.containers(each.entry() for each in self.members.values() if each.active)
+        return compile.containers(self._entries())
+
+    def _entries(self) -> list[compile.Entry]:
+        return [*(each.entry() for each in self.members.values() if each.active), *self._reserve.entries]
 
     def _write(self) -> int:
         """Let the configuration be what is wanted now; the number that it has, or will have. Raises `LaunchFailed`.
@@ -510,20 +521,36 @@ class GenodeHost:
         self._outdated = False
         for each in self.members.values():
             each.granted = each.quota
+        self._given = compile.CONFIGS
+        for entry in self._entries():
+            self._given = self._given + entry.quota
         self._written_at = time.monotonic()
 
-    def _write_if_possible(self, member: Member) -> int:
+    def _write_if_possible(self, what: str) -> int:
         """As `_write`; where less is wanted than before, a failure can wait until the next time."""
         try:
             return self._write()
         except CapsaError as error:
-            print(f"container {member.name} keeps what it had: {error}", file=sys.stderr, flush=True)
+            print(f"{what} keeps what it had: {error}", file=sys.stderr, flush=True)
             return self._version + 1
 
     # -- what Genode says
 
     def _watch(self, directory: Path, name: str) -> None:
         self._watched[self._inotify.add(directory, _EVENTS)] = name
+
+    def _watch_reports(self, name: str) -> None:
+        """Make the directory of a sub-init's reports, and notice them."""
+        where = self._directory.reports_of(name)
+        where.mkdir(exist_ok=True)
+        self._watch(where, name)
+
+    def _forget_reports(self, name: str) -> None:
+        for number, watched in list(self._watched.items()):
+            if watched == name:
+                self._inotify.remove(number)
+                del self._watched[number]
+        self._directory.forget_container(name)
 
     def _changed(self, _events: int) -> None:
         concerned = {self._watched[number] for number, _file in self._inotify.happened() if number in self._watched}
@@ -537,20 +564,16 @@ class GenodeHost:
             if name in self.members:
                 self._look(self.members[name])
         if self._taps:
-            self._unplug(self._unused)
+            self._taps.unplug(self._unused)
 
     def _take(self, state: State) -> None:
         with contextlib.suppress(ValueError):
             self._reported = int(state.version)
         if state.ram.quota and self._reported == self._version:
             # What is handed out to children is not counted in it any more.
-            given = compile.CONFIGS
-            for each in self.members.values():
-                if each.active:
-                    given = given + each.granted
             self._limit = Quota(
-                min(self.settings.ram, state.ram.quota + given.ram),
-                min(self.settings.caps, state.caps.quota + given.caps),
+                min(self.settings.ram, state.ram.quota + self._given.ram),
+                min(self.settings.caps, state.caps.quota + self._given.caps),
             )
 
     def _look(self, member: Member) -> None:
@@ -559,7 +582,7 @@ class GenodeHost:
         inner = self._directory.state_of(member.name)
         if inner is not None and member.active and inner.version == str(member.returns):
             member.returns = 0
-            self._write_if_possible(member)
+            self._write_if_possible(f"container {member.name}")
         self._output(READ)  # what a component wrote before its end has to be taken before that
         member.reported(outer, inner)
 
@@ -600,7 +623,13 @@ class GenodeHost:
                 if each.status.state == "running"
                 for name in each.components(self._cow)
             }
-            faulted = processes.faulted(core, [*compile.SYSTEM, *running])
+            waiting = [f"init -> {compile.CONTAINERS} -> {each.name}" for each in self._reserve.entries]
+            faulted = processes.faulted(core, [*compile.SYSTEM, *running, *waiting])
+            if faulted and faulted[-1] in waiting:
+                faulted.pop()
+                self._reserve.drop(self._version + 1)
+                self._reserve.rest()
+                self._write_if_possible("the sub-init in reserve")
             for label in faulted:
                 if label in running:
                     member, name = running[label]

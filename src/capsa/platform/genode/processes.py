@@ -17,7 +17,13 @@ _PREFIX = "[Genode] "
 
 def children(pid: int) -> list[int]:
     """The children of a process, whichever of its threads made them."""
-    found = []
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+        return found
+    except OSError:  # it is gone, or the kernel has no such lists (CONFIG_PROC_CHILDREN): ask all processes
+        found = []
     for name in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError, IndexError):
             fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
