@@ -45,7 +45,7 @@ $(VENV)/.launcher: .ci/launcher $(VENV)/.installed
 # Start-up time counts, and PYTHONDONTWRITEBYTECODE may be set: compile here.
 $(VENV)/.compiled: $(SOURCES) | $(VENV)/.installed
 	@$(PYTHON) -m compileall -q src
-	@$(PYTHON) -X no_debug_ranges -m capsa.runtime.together
+	@$(PYTHON) -X no_debug_ranges -m capsa.runtime.assembly
 	@touch $@
 
 run: setup

@@ -260,3 +260,27 @@ def test_devices_of_the_host_are_those_that_the_specification_gives() -> None:
         restore._source(spec, "/", own, note, None)  # type: ignore[arg-type]
     spec = Spec(oci_version="1.2.0", linux=Linux(devices=[Device(path=own, type="c", major=1, minor=1)]))
     assert restore._source(spec, "/", own, note, None) == own  # type: ignore[arg-type]
+
+
+def test_a_note_follows_no_links_of_others(tmp_path: Path) -> None:
+    directory, precious = tmp_path / "images", tmp_path / "precious"
+    directory.mkdir()
+    precious.write_text("mine")
+    (directory / images.NAME).symlink_to(precious)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with pytest.raises(InvalidArgument, match="no checkpoint"):
+            images.Note.load(fd, str(directory))
+        os.link(precious, directory / f".{images.NAME}.{os.getpid()}")
+        images.Note(mounts={"/data": ""}).save(fd)
+        assert images.Note.load(fd, str(directory)).mounts == {"/data": ""}
+        assert precious.read_text() == "mine" and not (directory / images.NAME).is_symlink()
+        images.Note(mounts={"/more": ""}).save(fd)
+        assert images.Note.load(fd, str(directory)).mounts == {"/more": ""}
+        assert os.listdir(directory) == [images.NAME]
+        os.unlink(directory / images.NAME)
+        (directory / images.NAME).mkdir()
+        with pytest.raises(CapsaError, match=f"cannot write {directory}/{images.NAME}"):
+            images.Note().save(fd)
+    finally:
+        os.close(fd)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import capsa
+from capsa.runtime import assembly
 
 _SHOW = """
 import sys
@@ -36,7 +39,7 @@ def copy(tmp_path: Path) -> Path:
 def make(copy: Path) -> None:
     """The file of the copy, anew."""
     environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    subprocess.run([sys.executable, "-m", "capsa.runtime.together"], env=environment, check=True)
+    subprocess.run([sys.executable, "-m", "capsa.runtime.assembly"], env=environment, check=True)
 
 
 def shown(copy: Path) -> list[str]:
@@ -104,3 +107,95 @@ def test_a_program_that_runs_outlives_an_upgrade(copy: Path, removed: bool) -> N
             stored(copy).unlink()
         told = running.communicate("\n")[0]
     assert (running.returncode, told.split()) == (0, ["Finder", "Record", "make"])
+
+
+_EACH = """
+import os
+import sys
+sys.path += sys.argv[1:3]
+from capsa.runtime import together
+together.use()
+for name in sorted(sys.meta_path[0]._table):
+    if os.fork() == 0:
+        try:
+            __import__(name)
+        except BaseException as error:
+            print(name, repr(error), flush=True)
+        os._exit(0)
+    os.wait()
+print("done")
+"""
+
+
+def test_each_module_can_be_the_first_one(copy: Path) -> None:
+    """What a module needs comes before it, also where modules need one another."""
+    packages = str(Path(msgspec.__file__).parents[1])
+    command = [sys.executable, "-I", "-S", "-B", "-c", _EACH, str(copy), packages]
+    assert subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout == "done\n"
+
+
+def test_what_a_module_needs_is_what_it_imports_at_once() -> None:
+    source = b"""
+import a, b.c
+from d import e as f
+from . import g
+from ..h.i import j
+if TYPE_CHECKING:
+    import k
+else:
+    import l
+try:
+    import m
+except ImportError:
+    import n
+class O:
+    import p
+    def q(self):
+        import r
+"""
+    wanted = ["a", "b.c", "d", "d.e", "x.y", "x.y.g", "x.h.i", "x.h.i.j", "l", "m", "n", "p"]
+    assert sorted(assembly.needed(source, "x.y")) == sorted(wanted)
+
+
+_MODULE = '''
+"""A docstring."""
+from __future__ import annotations
+
+class Pair:
+    """Another."""
+
+    first: int
+    second: list[str]
+
+def grow(first: int, *rest: int, by: int = 2, **more: int) -> dict[str, int]:
+    """A third."""
+    assert first, "no asserts"
+    total, names = first, [name for name in more]
+    def inner(x: int) -> int:
+        nonlocal total
+        total += x * by
+        return total
+    for each in rest:
+        inner(each)
+    return {"total": total, "names": len(names), "told": fail()}
+
+def fail() -> int:
+    number = 0
+    try:
+        return 1 // number
+    except ZeroDivisionError:
+        import traceback
+        return len(traceback.format_exc().splitlines())
+'''
+
+
+def test_code_without_names_and_lines_does_what_it_did() -> None:
+    lighter, plain = {"__name__": "lighter"}, {"__name__": "plain"}
+    code = assembly.compiled(_MODULE.encode(), "module.py")
+    exec(code, lighter)
+    exec(compile(_MODULE, "module.py", "exec", dont_inherit=True), plain)
+    for module in (lighter, plain):
+        assert module["grow"](1, 2, 3, by=4, a=5) == {"total": 21, "names": 1, "told": 3}  # type: ignore[operator]
+    assert lighter["Pair"].__annotations__ == plain["Pair"].__annotations__  # type: ignore[attr-defined]
+    assert lighter["grow"].__annotations__ == {} and lighter.get("__doc__") is None  # type: ignore[attr-defined]
+    assert len(marshal.dumps(code)) < len(marshal.dumps(compile(_MODULE, "module.py", "exec", optimize=2)))

@@ -305,6 +305,21 @@ def test_without_systemd_its_cgroups_are_refused(oci: RuntimeUnderTest) -> None:
     assert not oci.traces()
 
 
+def test_files_of_others_are_not_written_to(oci: RuntimeUnderTest, tmp_path: Path) -> None:
+    """Where the pid file and the lock are to be, somebody may have put a link."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (oci.base / "pid").symlink_to(precious)
+    oci.create("--pid-file", str(oci.base / "pid"))
+    assert not (oci.base / "pid").is_symlink() and (oci.base / "pid").read_text().isdecimal()
+    lock = oci.state_root / "box" / "lock"
+    lock.unlink()
+    lock.symlink_to(precious)
+    assert "cannot lock" in oci("kill", "box", check=False).stderr
+    lock.unlink()
+    assert precious.read_text() == "mine"
+
+
 def test_debug_tells_what_is_done_and_where_it_failed(oci: RuntimeUnderTest) -> None:
     log = oci.base / "log"
     oci("--debug", "--log", str(log), "run", "box")

@@ -45,11 +45,15 @@ class Container:
         self.door = f"{self.directory}/start"
         self._record: Record | None = None
         self._spec: Spec | None = None
+        self._config: bytes | None = None
 
     # ---- its directory ----
 
     def make(self, config: bytes) -> None:
-        """Begin one; raises `Conflict` where there is one of this id."""
+        """Begin one of this specification; raises `Conflict` where there is one of this id.
+
+        The specification is stored by `keep`, which has to follow before there is a process that is known.
+        """
         try:
             os.makedirs(os.path.dirname(self.directory), 0o711, exist_ok=True)
             os.mkdir(self.directory, 0o711)
@@ -57,12 +61,26 @@ class Container:
             raise Conflict(f"container with id exists: {self.id} (delete it, or choose another id)") from None
         except OSError as error:
             raise CapsaError(f"cannot make {self.directory}: {reason(error)}") from error
-        self._write("config.json", config)
+        self._config = config
 
     def save(self, record: Record) -> None:
         """Store what is known."""
+        self.prepare(record)
+        self.commit(record)
+
+    def prepare(self, record: Record) -> None:
+        """Write what will be known, while there is time; it holds with `commit`."""
+        self._write("state.new", record.dump())
+
+    def commit(self, record: Record) -> None:
+        """From now on ``record``, which was prepared, is what is known."""
+        self._rename("state")
         self._record = record
-        self._write("state", record.dump())
+
+    def keep(self) -> None:
+        """Store the specification."""
+        self._write("config.json.new", self.config)
+        self._rename("config.json")
 
     def remove(self) -> None:
         """Forget it."""
@@ -80,7 +98,7 @@ class Container:
     def locked(self) -> Iterator[None]:
         """Alone with it; raises `NotFound`."""
         try:
-            fd = os.open(f"{self.directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(f"{self.directory}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
             raise self._missing() from None
         except OSError as error:
@@ -96,10 +114,20 @@ class Container:
 
     def _write(self, name: str, data: bytes) -> None:
         path = f"{self.directory}/{name}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(fd, "wb") as file:
-                file.write(data)
+            fd = os.open(path, flags, 0o600)
+            try:
+                while data:
+                    data = data[os.write(fd, data) :]
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise CapsaError(f"cannot write {path}: {reason(error)}") from error
+
+    def _rename(self, name: str) -> None:
+        path = f"{self.directory}/{name}"
+        try:
             os.rename(f"{path}.new", path)
         except OSError as error:
             raise CapsaError(f"cannot write {path}: {reason(error)}") from error
@@ -135,6 +163,8 @@ class Container:
     @property
     def config(self) -> bytes:
         """The same as JSON."""
+        if self._config is not None:
+            return self._config
         path = f"{self.directory}/config.json"
         try:
             with open(path, "rb") as file:

@@ -15,7 +15,7 @@ from capsa.runtime.verb import Verb
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from capsa.cli.options import Options
     from capsa.oci.runtime import Spec
@@ -54,14 +54,16 @@ def run(settings: Settings, options: Options) -> int:
     target = console.socket_of(options, required=detach)
     if not detach:
         foreground.prepare(subreaper=not options.switch("no-subreaper"))
-    master = _create(settings, options, container, target, relayed=not detach)
-    try:
-        with container.locked():
+
+    def begin() -> None:
+        try:
             start.begin(settings, container)
-    except BaseException:
-        with contextlib.suppress(CapsaError), container.locked():
-            removal.remove(settings, container, force=True)
-        raise
+        except BaseException:
+            with contextlib.suppress(CapsaError):
+                removal.remove(settings, container, force=True)
+            raise
+
+    master = _create(settings, options, container, target, relayed=not detach, then=begin)
     if detach:
         return 0
     code = foreground.wait(container.record.pid, master)
@@ -78,10 +80,11 @@ def _create(
     target: str,
     *,
     relayed: bool = False,
+    then: Callable[[], None] = lambda: None,
 ) -> int | None:
     """Make it; the master side of its terminal where that is to be ``relayed`` and no socket ``target`` wants it.
 
-    After a failure nothing is left.
+    ``then`` is called while nobody else can do anything with it. After a failure nothing is left.
     """
     bundle, config, spec = specification(options)
     assert spec.process is not None
@@ -101,9 +104,16 @@ def _create(
             container.save(record)  # what is made from here on can be found if this process is killed
             with group(record, container, spec, undo) as cgroup:
                 _expose(container, record, spec, undo)
-                birth = _birth(settings, options, container, spec, bundle, cgroup, keep)
+                record.freezer = cgroup.freezer()
+
+                def born(pid: int) -> None:
+                    # While the process sets itself up, there is time. It is known to others once it has done so.
+                    record.pid, record.began = pid, process_began(pid)
+                    container.keep()
+                    container.prepare(record)
+
+                birth = _birth(settings, options, container, spec, bundle, cgroup, keep, born)
                 undo.callback(birth.abort)
-            record.freezer = cgroup.freezer()
             master: int | None = None
             if birth.console is not None:
                 if target:
@@ -112,12 +122,12 @@ def _create(
                 else:
                     master = birth.console
                 birth.console = None
-            record.pid, record.began = birth.pid, process_began(birth.pid)
-            container.save(record)
+            container.commit(record)
             if pid_file := options.text("pid-file"):
                 write_pid(pid_file, birth.pid)
             birth.close()
             undo.pop_all()
+            then()
     return master
 
 
@@ -283,7 +293,14 @@ def _remove(cgroup: Cgroup, above: str) -> None:
 
 
 def _birth(
-    settings: Settings, options: Options, container: Container, spec: Spec, bundle: str, cgroup: Cgroup, keep: int
+    settings: Settings,
+    options: Options,
+    container: Container,
+    spec: Spec,
+    bundle: str,
+    cgroup: Cgroup,
+    keep: int,
+    born: Callable[[int], None],
 ) -> Birth:
     from capsa.platform.linux import container as platform
     from capsa.platform.linux import door
@@ -297,6 +314,7 @@ def _birth(
             cgroup=cgroup,
             stdio=None if spec.process.terminal else (0, 1, 2),
             cache=f"{os.path.dirname(container.directory)}/.seccomp",
+            born=born,
             door=listener.fileno(),
             keep=keep,
             pivot=not options.switch("no-pivot"),
@@ -308,8 +326,11 @@ def _birth(
 def write_pid(path: str, pid: int) -> None:
     """The pid file, which appears whole; raises `CapsaError`."""
     hidden = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # others may write there, too: no link of theirs
     try:
-        with open(hidden, "w") as file:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(hidden)
+        with open(os.open(hidden, flags, 0o644), "w") as file:
             file.write(str(pid))
         os.rename(hidden, path)
     except OSError as error:

@@ -1,17 +1,46 @@
 """Where `capsa-runtime` begins: ``python -I -S entry.py DIRECTORY OPTIONS…``; msgspec is installed in DIRECTORY.
 
-As little as can be, since Python compiles a script each time that it runs.
+As little as can be, since Python compiles a script each time that it runs. For the same reason the first module comes
+straight from its compiled file, if that is of this source: Python would list four directories to find it.
 """
 
+import gc
+import marshal
+import posix
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+def together() -> "ModuleType":
+    """The module of that name."""
+    name, directory = "capsa.runtime.together", __file__.rpartition("/")[0]
+    source = posix.stat(f"{directory}/together.py")
+    head = b"".join(each.to_bytes(4, "little") for each in (0, int(source.st_mtime), source.st_size))
+    try:
+        with open(f"{directory}/__pycache__/together.{sys.implementation.cache_tag}.pyc", "rb") as file:
+            data = file.read()
+    except OSError:
+        data = b""
+    if data[:16] == sys.modules["_frozen_importlib_external"].MAGIC_NUMBER + head:
+        module = sys.modules[name] = type(sys)(name)
+        module.__file__ = f"{directory}/together.py"
+        exec(marshal.loads(data[16:]), module.__dict__)  # noqa: S102, S302
+    else:
+        __import__(name)
+    return sys.modules[name]
+
+
 if __name__ == "__main__":
+    gc.disable()  # what is made from here on stays, and the process ends soon
     sys.path += [__file__.rpartition("/capsa/")[0], sys.argv.pop(1)]
-    from capsa.runtime import sealing, together
+    if "--debug" not in sys.argv:  # which tells where something went wrong, and in that file no lines are known
+        together().use()
+    from capsa.runtime import sealing
 
     sealing.begin_again([__file__, sys.path[-1], *sys.argv[1:]])
-    together.use()
-
     from capsa.runtime.main import main
 
     main()

@@ -9,6 +9,7 @@ import select
 import signal
 import time
 
+from capsa.runtime import lean
 from capsa.sys import process as calls
 
 TYPE_CHECKING = False
@@ -44,6 +45,7 @@ def wait(pid: int, master: int | None) -> int:
 
     ``master``: the other side of its terminal, which is closed.
     """
+    lean.collect()
     if master is None:
         return _wait(pid, None)
     try:

@@ -61,16 +61,27 @@ class Note(msgspec.Struct, rename="camel", omit_defaults=True):
     streams: dict[int, str] = {}
 
     def save(self, directory: int) -> None:
-        """Write it; raises `OSError`."""
-        fd = os.open(NAME, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=directory)
-        with open(fd, "wb") as file:
-            file.write(msgspec.json.encode(self))
+        """Write it, in the place of one that was there; raises `CapsaError`.
+
+        The directory may be one that others can write to: what they have put there is not followed, nor written to.
+        """
+        hidden, flags = f".{NAME}.{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(hidden, dir_fd=directory)
+            with open(os.open(hidden, flags, 0o600, dir_fd=directory), "wb") as file:
+                file.write(msgspec.json.encode(self))
+            os.rename(hidden, NAME, src_dir_fd=directory, dst_dir_fd=directory)
+        except OSError as error:
+            where = os.readlink(f"/proc/self/fd/{directory}")
+            raise CapsaError(f"cannot write {where}/{NAME}: {reason(error)}") from error
 
     @classmethod
     def load(cls, directory: int, path: str) -> Note:
         """Read it; raises `InvalidArgument`."""
         try:
-            with open(os.open(NAME, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory), "rb") as file:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            with open(os.open(NAME, flags, dir_fd=directory), "rb") as file:
                 return msgspec.json.decode(file.read(), type=cls)
         except OSError as error:
             raise InvalidArgument(f"{path} is no checkpoint of {NAME[:5]}'s: {NAME}: {reason(error)}") from error

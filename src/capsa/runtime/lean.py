@@ -14,7 +14,7 @@ from __future__ import annotations
 import gc
 import sys
 
-from capsa.runtime import stand_ins
+from capsa.runtime import stand_ins, together
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ LATER = (
     "capsa.platform.linux.cgroup.bpf",
     "capsa.platform.linux.cgroup.kill",
     "capsa.platform.linux.cgroup.oom",
+    "capsa.platform.linux.cgroup.v1",
+    "capsa.platform.linux.cgroup.v2",
     "capsa.platform.linux.entering",
     "capsa.platform.linux.hooks",
     "capsa.platform.linux.idmap",
@@ -54,15 +56,20 @@ def load(names: tuple[str, ...], *, types: bool = True) -> None:
         return
     if types:
         names = (*_TYPED, *names)
-    gc.disable()  # all of this stays
-    if not types or _is_known():
-        for name in LATER:
-            if name not in names:
-                sys.modules.setdefault(name, _Later(name))
-        _with_stand_ins(names)
-    else:
-        for name in names:
-            __import__(name)
+    gc.disable()  # all of this stays, and few calls take long enough for anything else to matter (`collect`)
+    with together.held():
+        if not types or _is_known():
+            for name in LATER:
+                if name not in names:
+                    sys.modules.setdefault(name, _Later(name))
+            _with_stand_ins(names)
+        else:
+            for name in names:
+                __import__(name)
+
+
+def collect() -> None:
+    """From now on garbage is looked for again: this process stays for as long as a container."""
     gc.freeze()
     gc.enable()
 

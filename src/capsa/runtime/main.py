@@ -77,9 +77,9 @@ def verb(name: str) -> Verb:
     """The verb of this name; raises `UsageError`."""
     if name not in VERBS:
         raise UsageError(f"unknown command {name!r} (see '{PROGRAM} --help')")
-    import importlib
-
-    verbs: dict[str, Verb] = importlib.import_module(f"capsa.runtime.{VERBS[name]}").VERBS
+    module = f"capsa.runtime.{VERBS[name]}"
+    __import__(module)
+    verbs: dict[str, Verb] = sys.modules[module].VERBS
     return verbs[name]
 
 

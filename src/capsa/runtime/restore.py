@@ -103,6 +103,7 @@ class _Restoration:
             self.container.make(self.config)
             undo.callback(self.container.remove)
             stack.enter_context(self.container.locked())
+            self.container.keep()
             self.record = creation.record_of(self.settings, self.container, self.bundle, self.spec)
             self.record.rootfs = os.path.realpath(self.record.rootfs)
             self.container.save(self.record)

@@ -49,6 +49,9 @@ def make() -> dict[str, ModuleType | None]:
         "functools": _module("functools", wraps=_wraps),
         "re": _module("re", compile=None),
         "socket": _socket(),
+        "types": _module(
+            "types", GenericAlias=type(list[int]), MethodType=type(_Form().__getitem__), UnionType=type(int | None)
+        ),
         "typing": _Typing("typing"),
         "typing_extensions": None,
         "uuid": _module("uuid", UUID=type("UUID", (), {}), SafeUUID=type("SafeUUID", (), {"unknown": None})),

@@ -1,8 +1,11 @@
-"""The compiled modules of ``capsa-runtime`` in one file, which halves what it takes to find and read them.
+"""The compiled modules of ``capsa-runtime`` in one file, which is read in a fraction of the time.
 
-`write` makes it (``python -m capsa.runtime.together``, see the Makefile), `use` has modules come from it. It lies with
-what Python itself compiles, and as there a module that was changed since then is read from its source. Without the file
-all works, too. It consists of Python's magic number, a table (marshal's format), and the modules' code one by one.
+`assembly` makes the file, `use` has modules come from it. It lies with what Python itself compiles, and as there a
+module that was changed since then is read from its source. Without the file all works, too. It consists of Python's
+magic number, a table (marshal's format), and the modules' code one by one.
+
+To find modules by Python's import system takes longer than to run them, so the table tells which ones each needs, and
+those are there before it asks for them. Extensions have an entry as well: otherwise directories would be listed.
 """
 
 import marshal
@@ -14,10 +17,9 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-_PACKAGES = ("oci", "platform", "platform/linux", "platform/linux/cgroup", "runtime", "sys", "vfs")
-_MODULES = ("__init__", "cli/__init__", "cli/options", "errors")
-_HEAD = 8  # bytes: the magic number, and the length of the table
-_Row = tuple[str, bool, int, int, int, int]
+HEAD = 8  # bytes: the magic number, and the length of the table
+Row = tuple[str, bool, int, int, int, int, tuple[str, ...]]
+"""Source, whether it is a package, the source's time and size, place and length (0: an extension), what it needs."""
 _Known = tuple[int, int, int, int]
 
 
@@ -27,30 +29,30 @@ def path() -> str:
 
 
 class Finder:
-    """Finds modules in the file's ``table``: source, whether it is a package, its time and size, place and length.
+    """Finds modules in the file's ``table``.
 
     ``known`` tells this file from one that is made anew meanwhile, in which all has another place.
     """
 
-    def __init__(self, file: str, known: _Known, table: dict[str, _Row], start: int) -> None:
+    def __init__(self, file: str, known: _Known, table: dict[str, Row], start: int) -> None:
         self._file = file
         self._known = known
         self._table = table
         self._start = start
+        self._fd = -1
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> "ModuleSpec | None":
         """The module ``name``, unless its source is newer."""
         row = self._table.get(name)
-        if row is None:
-            return None
-        source, package, time, size, _, _ = row
-        try:
-            found = posix.stat(source)
-        except OSError:
-            return None
-        if found.st_size != size or found.st_mtime_ns != time:
-            return None
-        spec = type(sys.__spec__)(name, self, origin=source, is_package=package)  # type: ignore[arg-type]
+        return None if row is None or not _is_current(row) else self._spec(name, row)
+
+    def _spec(self, name: str, row: Row) -> "ModuleSpec":
+        source, package, _, _, _, length, _ = row
+        kind = type(sys.__spec__)
+        if not length:
+            loader = sys.modules["_frozen_importlib_external"].ExtensionFileLoader(name, source)
+            return kind(name, loader, origin=source)
+        spec = kind(name, self, origin=source, is_package=package)  # type: ignore[arg-type]
         spec.has_location = True
         spec.cached = self._file
         if spec.submodule_search_locations is not None:
@@ -62,21 +64,92 @@ class Finder:
 
     def exec_module(self, module: "ModuleType") -> None:
         """Read it, and run it; from its source if the file is another one by now, as after an upgrade."""
-        source, _, _, _, place, length = self._table[module.__name__]
+        source, _, _, _, place, length, needs = self._table[module.__name__]
+        for need in needs:
+            if need not in sys.modules:
+                self._provide(need)
         code = self._read(self._start + place, length)
         made = compile(_content(source), source, "exec", dont_inherit=True) if code is None else marshal.loads(code)  # noqa: S302
         exec(made, module.__dict__)  # noqa: S102
 
-    def _read(self, place: int, length: int) -> bytes | None:
-        # No descriptor stays open: --preserve-fds could take it for one of the caller's.
+    def _provide(self, name: str) -> None:
+        """Import ``name`` if it is one of these, as Python would."""
+        row = self._table.get(name)
+        if row is None or not row[5] or not _is_current(row):
+            return
+        above, _, own = name.rpartition(".")
+        if above and above not in sys.modules:
+            self._provide(above)
+            if above not in sys.modules or name in sys.modules:
+                return
+        module = type(sys)(name)
+        spec = module.__spec__ = self._spec(name, row)
+        module.__loader__ = self  # type: ignore[assignment]
+        module.__file__ = row[0]
+        module.__package__ = name if row[1] else above
+        if spec.submodule_search_locations is not None:
+            module.__path__ = spec.submodule_search_locations
+        sys.modules[name] = module
+        try:
+            self.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        if above:
+            setattr(sys.modules[above], own, module)
+
+    def _open(self) -> int:
+        """The file, if it is still the same one; -1 otherwise."""
         try:
             fd = posix.open(self._file, posix.O_RDONLY | posix.O_CLOEXEC)
         except OSError:
+            return -1
+        if _identity(fd) != self._known:
+            posix.close(fd)
+            return -1
+        return fd
+
+    def _read(self, place: int, length: int) -> bytes | None:
+        held = self._fd >= 0
+        fd = self._fd if held else self._open()
+        if fd < 0:
             return None
         try:
-            return posix.pread(fd, length, place) if _identity(fd) == self._known else None
+            return posix.pread(fd, length, place)
         finally:
+            if not held:
+                posix.close(fd)
+
+    def __enter__(self) -> None:
+        """Keep the file open: there is more to come."""
+        self._fd = self._open()
+
+    def __exit__(self, *_: object) -> None:
+        """Have no descriptor open any more: ``--preserve-fds`` could take it for one of the caller's."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
             posix.close(fd)
+
+
+class _Nothing:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def held() -> "Finder | _Nothing":
+    """A context in which many modules are imported."""
+    return next((each for each in sys.meta_path if isinstance(each, Finder)), _Nothing())
+
+
+def _is_current(row: Row) -> bool:
+    try:
+        found = posix.stat(row[0])
+    except OSError:
+        return False
+    return found.st_size == row[3] and found.st_mtime_ns == row[2]
 
 
 def _identity(fd: int) -> _Known:
@@ -97,48 +170,16 @@ def use() -> None:
     except OSError:
         return
     try:
-        head = posix.read(fd, _HEAD)
+        head = posix.read(fd, HEAD)
         length = int.from_bytes(head[4:], sys.byteorder)
-        if head[:4] == _magic():
+        if head[:4] == magic():
             table = marshal.loads(posix.read(fd, length))  # noqa: S302
-            sys.meta_path.insert(0, Finder(file, _identity(fd), table, _HEAD + length))
+            sys.meta_path.insert(0, Finder(file, _identity(fd), table, HEAD + length))
     finally:
         posix.close(fd)
 
 
-def _magic() -> bytes:
-    magic: bytes = sys.modules["_frozen_importlib_external"].MAGIC_NUMBER
-    return magic
-
-
-def write() -> None:
-    """Make the file anew; it appears whole."""
-    import os
-    from pathlib import Path
-
-    top = Path(__file__).parents[1]
-    sources = [top / f"{name}.py" for name in _MODULES]
-    sources += [source for package in _PACKAGES for source in sorted((top / package).glob("*.py"))]
-    table: dict[str, _Row] = {}
-    codes: list[bytes] = []
-    place = 0
-    for source in sources:
-        package = source.name == "__init__.py"
-        parts = source.relative_to(top.parent).with_suffix("").parts
-        known = source.stat()
-        # Without docstrings: nothing here shows them, and they are a sixth of it.
-        code = marshal.dumps(compile(source.read_bytes(), str(source), "exec", dont_inherit=True, optimize=2))
-        row = (str(source), package, known.st_mtime_ns, known.st_size, place, len(code))
-        table[".".join(parts[:-1] if package else parts)] = row
-        codes.append(code)
-        place += len(code)
-    index = marshal.dumps(table)
-    target = Path(path())
-    target.parent.mkdir(exist_ok=True)
-    hidden = target.with_suffix(f".{os.getpid()}")
-    hidden.write_bytes(_magic() + len(index).to_bytes(4, sys.byteorder) + index + b"".join(codes))
-    hidden.rename(target)
-
-
-if __name__ == "__main__":
-    write()
+def magic() -> bytes:
+    """What Python's compiled files begin with."""
+    number: bytes = sys.modules["_frozen_importlib_external"].MAGIC_NUMBER
+    return number

@@ -62,6 +62,7 @@ def create(
     sibling: bool = False,
     network: int | None = None,
     meanwhile: Callable[[Birth], None] | None = None,
+    born: Callable[[int], None] | None = None,
     door: int | None = None,
     keep: int = 0,
     pivot: bool = True,
@@ -75,8 +76,9 @@ def create(
     as PID 1. ``names``: make the sockets of a name service. ``sibling``: the process becomes a child of the caller's
     parent, and dies with that. ``network``: a namespace of `interfaces.new_network` to take instead of a new one.
     ``meanwhile`` is called while the process sets itself up; with it, the process need not wait for `Birth.start`,
-    which has to follow at once. ``door``, ``keep``, ``pivot``, ``keyring``: see `birth.Plan`; at the door it is `start`
-    that lets it go on, in any process, and `Birth.start` is not to be called.
+    which has to follow at once. ``born`` is called with its pid meanwhile, and changes nothing of that.
+    ``door``, ``keep``, ``pivot``, ``keyring``: see `birth.Plan`; at the door it is `start` that lets it go on, in any
+    process, and `Birth.start` is not to be called.
     ``warn``: the specification is somebody else's and is taken at its word: ``warn`` is told of capabilities that
     cannot be granted and of mount options that have no effect, and without a mount namespace the mounts are made in the
     caller's (`shared_mounts` prepares that). Without it, all that is refused.
@@ -118,7 +120,7 @@ def create(
         )
         made = _make(plan, cgroup.fd, sibling)
     try:
-        _attend(made, plan, cache, meanwhile)
+        _attend(made, plan, cache, meanwhile, born)
     except Gone as error:
         made.abort()
         raise _gone(error, cgroup) from error
@@ -229,7 +231,13 @@ def _clone(
     return pid, ours
 
 
-def _attend(made: Birth, plan: birth.Plan, cache: StrPath | None, meanwhile: Callable[[Birth], None] | None) -> None:
+def _attend(
+    made: Birth,
+    plan: birth.Plan,
+    cache: StrPath | None,
+    meanwhile: Callable[[Birth], None] | None,
+    born: Callable[[int], None] | None,
+) -> None:
     """The caller's part until the child says ``created``."""
     channel, spec = made.channel, plan.spec
     if plan.spaces.staged:
@@ -250,6 +258,8 @@ def _attend(made: Birth, plan: birth.Plan, cache: StrPath | None, meanwhile: Cal
     if plan.linux.seccomp is not None and plan.linux.seccomp.listener_path:
         made.listener = _to_agent(spec, plan, made)
     made.filter = _filter(plan.linux, cache)
+    if born is not None:
+        born(made.pid)
     if meanwhile is not None:
         try:
             made.end = calls.pidfd_open(made.pid)  # before it may execute, and end

@@ -65,6 +65,8 @@ def one_by_one(pids: Callable[[], list[int]], freezer: str) -> None:
 
     Freezing is best effort: a process that cannot be frozen is killed all the same.
     """
+    if not pids():  # as after the end of the first process of a pid namespace
+        return
     if freezer:
         with contextlib.suppress(CapsaError):
             _write(freezer, "1" if _unified(freezer) else "FROZEN")
