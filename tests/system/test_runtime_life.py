@@ -298,6 +298,18 @@ def test_without_criu_it_is_said(oci: RuntimeUnderTest) -> None:
     assert oci.status() == "running" and oci.status("another") == "gone"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PERL5OPT", "-Mcapsa_evil"), ("PERLIO", ":nonsense"), ("PERL5DB", "exit 9"), ("PERL_UNICODE", "SAD")],
+)
+def test_a_caller_has_no_words_for_the_launcher(oci: RuntimeUnderTest, name: str, value: str) -> None:
+    """A module of the caller's would run as whoever runs capsa-runtime."""
+    (oci.base / "capsa_evil.pm").write_text('print "evil\\n"; exit 9;')
+    oci.write(spec("echo ran"))
+    done = oci("run", "box", env={**os.environ, "PERL5LIB": str(oci.base), name: value})
+    assert (done.stdout, done.stderr) == ("ran\n", "")
+
+
 @pytest.mark.skipif(os.path.isdir("/run/systemd/system"), reason="systemd runs here: see test_systemd_guest")
 def test_without_systemd_its_cgroups_are_refused(oci: RuntimeUnderTest) -> None:
     done = oci("--systemd-cgroup", "run", "box", check=False)
