@@ -339,3 +339,9 @@ def test_a_cached_policy_loads_no_library(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": ":".join(sys.path)}).returncode
         == 0
     )
+
+
+def test_more_than_the_kernel_takes_is_refused_in_a_sentence() -> None:
+    args = [SeccompArg(index=0, value=number, op="SCMP_CMP_EQ") for number in range(1000, 6000)]
+    with pytest.raises(InvalidArgument, match="at most 4096"):
+        seccomp.program(policy(*(rule("read", "SCMP_ACT_LOG", arg) for arg in args)), None)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -329,3 +330,24 @@ def test_a_long_range_of_ports_is_published_and_given_back(engine: EngineUnderTe
     engine.docker("rm", "-f", container)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", taken[650]))
+
+
+def test_others_are_answered_while_many_networks_are_pruned(engine: EngineUnderTest, busybox: str) -> None:
+    for number in range(30):
+        subnet = {"Subnet": f"10.213.{number}.0/28"}
+        body = {"Name": f"many-{number}", "Labels": {"kind": "many"}, "IPAM": {"Config": [subnet]}}
+        assert engine.api("POST", "/networks/create", body)[0] == 201
+    answered: list[int] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            answered.append(len(engine.api("GET", "/networks")[1]))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    status, answer = engine.api("POST", '/networks/prune?filters={"label":["kind=many"]}')
+    done.set()
+    asking.join()
+    assert status == 200 and len(answer["NetworksDeleted"]) == 30
+    assert len(set(answered)) > 5, "the list was read while it grew shorter"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -11,7 +13,7 @@ from capsa.engine import networking
 from capsa.engine.config import EndpointConfig, Struct, parse
 from capsa.engine.times import parse as parse_time
 from capsa.engine.times import rfc3339
-from capsa.errors import InvalidArgument, NotFound, Unsupported
+from capsa.errors import Forbidden, InvalidArgument, NotFound, Unsupported
 
 if TYPE_CHECKING:
     from capsa.api.docker.router import Router
@@ -246,13 +248,16 @@ async def prune(call: Call) -> web.StreamResponse:
     """Remove networks that no container is in."""
     filters = call.filters("label", "label!", "until")
     until = min((parse_time(text) for text in filters.get("until")), default=1 << 63)
-    used = _used(call)
     removed = []
     for network in call.engine.networks.all():
-        if network.predefined or network.id in used or network.created > until:
+        if network.predefined or network.created > until:
             continue
         if filters.labels(network.labels) and filters.without(network.labels):
-            call.engine.networks.remove(network.id)
-            call.engine.events.network("destroy", network)
-            removed.append(network.name)
+            await asyncio.sleep(0.01)  # the kernel takes several times that for a bridge, and others want answers, too
+            if network.id in _used(call):
+                continue
+            with contextlib.suppress(NotFound, Forbidden):  # somebody was faster
+                call.engine.networks.remove(network.id)
+                call.engine.events.network("destroy", network)
+                removed.append(network.name)
     return answer({"NetworksDeleted": removed or None})

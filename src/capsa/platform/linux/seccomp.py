@@ -31,7 +31,7 @@ NEW_LISTENER = 8  # SECCOMP_FILTER_FLAG_NEW_LISTENER
 _MAGIC = b"capsa seccomp 1\n"
 _HEAD = Layout("<II")  # flags of seccomp(2), length of the program in bytes
 _DIGEST = 32
-_MOST = 4096  # instructions (BPF_MAXINSNS)
+MOST_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 # Where the library lies, whose file name has its version; looked at instead of loading it.
 _LIBRARIES = ("/usr/lib/{machine}-linux-gnu", "/usr/lib64", "/usr/lib", "/lib/{machine}-linux-gnu", "/lib64", "/lib")
 
@@ -186,7 +186,8 @@ def _load(path: str) -> Filter | None:
         return None
     flags, length = _HEAD.unpack_from(body)
     code = body[_HEAD.size :]
-    return Filter(code, flags) if length == len(code) and length % 8 == 0 and 0 < length <= _MOST * 8 else None
+    whole = length == len(code) and length % 8 == 0 and 0 < length <= MOST_INSTRUCTIONS * 8
+    return Filter(code, flags) if whole else None
 
 
 def _store(path: str, compiled: Filter) -> None:

@@ -9,7 +9,7 @@ from struct import pack
 
 from capsa.errors import InvalidArgument, Unsupported, reason
 from capsa.oci.runtime import Seccomp, SeccompArg, SyscallRule
-from capsa.platform.linux.seccomp import NEW_LISTENER, Filter
+from capsa.platform.linux.seccomp import MOST_INSTRUCTIONS, NEW_LISTENER, Filter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,6 +136,11 @@ def compile_policy(policy: Seccomp) -> Filter:
         and policy.default_action == "SCMP_ACT_ERRNO"
     ):
         code = _prologue(architectures, names) + code
+    if len(code) > MOST_INSTRUCTIONS * 8:
+        raise InvalidArgument(
+            f"seccomp: the policy becomes a program of {len(code) // 8} instructions, and the kernel takes at most"
+            f" {MOST_INSTRUCTIONS}: use fewer rules or comparisons"
+        )
     return Filter(code, flags)
 
 
