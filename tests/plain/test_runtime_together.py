@@ -79,6 +79,13 @@ def test_a_file_that_is_not_there_or_of_another_python_is_left_alone(copy: Path,
     assert shown(copy)[:3] == ["SourceFileLoader", "SourceFileLoader", "capsa-runtime"]
 
 
+def test_the_file_of_an_earlier_version_is_left_alone(copy: Path) -> None:
+    content = bytearray(stored(copy).read_bytes())
+    content[4] -= 1
+    stored(copy).write_bytes(content)
+    assert shown(copy)[:3] == ["SourceFileLoader", "SourceFileLoader", "capsa-runtime"]
+
+
 _LATER = """
 import sys
 sys.path.insert(0, sys.argv[1])

@@ -2,7 +2,7 @@
 
 `assembly` makes the file, `use` has modules come from it. It lies with what Python itself compiles, and as there a
 module that was changed since then is read from its source. Without the file all works, too. It consists of Python's
-magic number, a table (marshal's format), and the modules' code one by one.
+magic number, a mark of its own form, a table (marshal's format), and the modules' code one by one.
 
 To find modules by Python's import system takes longer than to run them, so the table tells which ones each needs, and
 those are there before it asks for them. Extensions have an entry as well: otherwise directories would be listed.
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-HEAD = 8  # bytes: the magic number, and the length of the table
+FORM = b"\2"  # another one with each change of `Row`: the file of an earlier version may still be there
+HEAD = 9  # bytes: `magic`, and the length of the table
 Row = tuple[str, bool, int, int, int, int, tuple[str, ...]]
 """Source, whether it is a package, the source's time and size, place and length (0: an extension), what it needs."""
 _Known = tuple[int, int, int, int]
@@ -171,8 +172,8 @@ def use() -> None:
         return
     try:
         head = posix.read(fd, HEAD)
-        length = int.from_bytes(head[4:], sys.byteorder)
-        if head[:4] == magic():
+        length = int.from_bytes(head[5:], sys.byteorder)
+        if head[:5] == magic():
             table = marshal.loads(posix.read(fd, length))  # noqa: S302
             sys.meta_path.insert(0, Finder(file, _identity(fd), table, HEAD + length))
     finally:
@@ -180,6 +181,6 @@ def use() -> None:
 
 
 def magic() -> bytes:
-    """What Python's compiled files begin with."""
+    """What the file begins with: as Python's compiled files do, and its own form."""
     number: bytes = sys.modules["_frozen_importlib_external"].MAGIC_NUMBER
-    return number
+    return number + FORM
