@@ -16,6 +16,8 @@ from capsa.platform.genode import budget, bundle, compile, network, nodes, outpu
 from capsa.platform.genode.budget import MIB, Quota
 from capsa.platform.genode.bundle import Bundle, Link, Volume
 from capsa.platform.genode.directory import Directory
+from capsa.platform.genode.member import link_of
+from capsa.platform.protocol import Interface
 
 ROMS = {"hello": "H" * 43, "libc.lib.so": "L" * 43, "ld.lib.so": "X" * 43}
 SUBINIT = """\
@@ -357,6 +359,8 @@ def test_a_network_is_a_domain_of_the_containers_router() -> None:
 def test_a_component_has_its_network_through_its_router() -> None:
     text = " ".join(hid.write(compile.subinit(networked(FIRST))).split())
     assert "+ start nic-eth0 | caps: 100 | ram: 5M | ld: no + binary linux_nic" in text
+    better = hid.write(compile.subinit(msgspec.structs.replace(networked(FIRST), driver="tap_nic")))
+    assert "+ binary tap_nic" in better and "linux_nic" not in better
     assert "+ config | tap: capsa0123456789 | mac: 02:42:ac:12:00:06" in text
     assert "+ service Uplink | + child nic" in text and "+ service Nic | + child nic" in text
     outer = hid.write(compile.containers([compile.entry(networked(FIRST))]))
@@ -417,3 +421,12 @@ def test_the_sub_init_that_waits_is_for_containers_that_fit_and_want_nothing_els
     if suits:
         assert compile.entry(made).quota.fits(compile.spare("sub-1").quota)
         assert set(compile.entry(made).services) <= set(compile.spare("sub-1").services)
+
+
+@pytest.mark.parametrize("name", ["a|b", 'a"b', "a\\b", "\x01", "é", "a,b", "a b", "", "x" * 64])
+def test_an_interface_that_labels_cannot_hold_is_refused(name: str) -> None:
+    made = Interface(name, "capsa0123456789", "br", "02:42:ac:12:00:06", ["172.18.0.6/16"])
+    with pytest.raises(InvalidArgument, match="cannot be the name of an interface on Genode"):
+        link_of(made)
+    made.name = "eth0.1_a-b+"
+    assert link_of(made).name == made.name

@@ -28,7 +28,7 @@ MORE_SERVICES = ("Timer", "Rtc", "Report", "Trace", "Gui", "Nic", "Audio_out", "
 MAIN = "main"
 VARIABLE = "GENODE_CONFIG"
 SERVERS = "org.capsa.dns"
-_NAME = re.compile(r"[A-Za-z0-9_.+-]{1,63}")
+NAME = re.compile(r"[A-Za-z0-9_.+-]{1,63}")
 
 
 class Volume(msgspec.Struct, frozen=True):
@@ -58,8 +58,8 @@ class Bundle(msgspec.Struct, frozen=True):
 
     ``binary`` is a ROM name; ``roms`` are the files of the image by ROM name, with the name that the pool of ROMs knows
     their content by; ``quota`` is that of the main component alone. ``network``: it may use the networks that it has
-    ``links`` to, now or later; ``servers``: addresses of name servers. ``volatile``: what changes of its files is kept
-    in memory, as long as it runs.
+    ``links`` to, now or later, by the program ``driver``; ``servers``: addresses of name servers. ``volatile``: what
+    changes of its files is kept in memory, as long as it runs.
     """
 
     name: str
@@ -78,6 +78,7 @@ class Bundle(msgspec.Struct, frozen=True):
     processors: tuple[int, int] | None = None
     network: bool = False
     links: tuple[Link, ...] = ()
+    driver: str = "linux_nic"
     servers: tuple[str, ...] = ()
     volatile: bool = False
 
@@ -102,7 +103,7 @@ def read(spec: Spec, name: str, roms: Mapping[str, str], text_of: Mapping[str, s
     if process.terminal:
         raise Unsupported("a terminal is not supported on Genode: leave --tty out")
     binary = rom_name(process.args[0])
-    if not _NAME.fullmatch(binary):
+    if not NAME.fullmatch(binary):
         raise InvalidArgument(f"{process.args[0][:80]!r} cannot be the name of a component on Genode")
     if binary not in roms:
         raise InvalidArgument(f"there is no {binary} in the image: its files are {_listed(roms)}")

@@ -326,9 +326,13 @@ class GenodeHost:
                     "(--network)"
                 )
             return made
-        if lacks := [name for name in network.ROMS if not Path(self.settings.binaries, name).is_file()]:
+        there = [name for name in network.ROMS if Path(self.settings.binaries, name).is_file()]
+        driver = next((name for name in network.DRIVERS if name in there), "")
+        if network.ROUTER_ROM not in there or not driver:
+            lacks = [network.ROUTER_ROM] if network.ROUTER_ROM not in there else []
+            lacks += [] if driver else [" or ".join(network.DRIVERS)]
             raise Unsupported(f"this Genode has no networks: {self.settings.binaries} lacks {', '.join(lacks)}")
-        return msgspec.structs.replace(made, network=True, links=tuple(map(link_of, launch.interfaces)))
+        return msgspec.structs.replace(made, network=True, links=tuple(map(link_of, launch.interfaces)), driver=driver)
 
     def plug(self, member: Member, interface: Interface) -> None:
         """As of `capsa.platform.genode.member.Machine`."""

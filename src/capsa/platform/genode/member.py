@@ -73,7 +73,11 @@ class Additional:
 
 
 def link_of(interface: protocol.Interface) -> Link:
-    """A container's interface as its router has it."""
+    """A container's interface as its router has it; raises `InvalidArgument` for a name that cannot be in labels."""
+    if not bundle.NAME.fullmatch(interface.name):
+        raise InvalidArgument(
+            f"{interface.name!r} cannot be the name of an interface on Genode: write letters, digits and any of _ . + -"
+        )
     address, gateway = interface.addresses[0], gateway_of(interface.gateways)
     return Link(interface.name, interface.host_name, interface.mac, address, gateway)
 

@@ -21,7 +21,12 @@ from capsa.platform.genode.bundle import MAIN, Bundle, Link
 from capsa.platform.genode.nodes import anything_of_the_parent, node, routed, to_child
 
 ROUTER = "nic"
-ROMS = ("nic_router", "linux_nic")
+ROUTER_ROM = "nic_router"
+DRIVERS = (
+    "tap_nic",
+    "linux_nic",
+)  # the better one first: linux_nic stands still after more frames than it has room for
+ROMS = (ROUTER_ROM, *DRIVERS)
 MOST_MTU = 1500  # Genode's packet streams have buffers of 1600 bytes
 # Seen on Genode 26.02; what connections take is paid by the sessions that they came through.
 ROUTER_QUOTA = Quota(6 * budget.MIB, 150)
@@ -58,7 +63,7 @@ def components(bundle: Bundle) -> Iterator[Node]:
     yield node(
         "start",
         ROUTER,
-        node("binary", "nic_router"),
+        node("binary", ROUTER_ROM),
         node("provides", "", node("service", "Nic"), node("service", "Uplink")),
         router(bundle.links, bundle.servers),
         routed(anything_of_the_parent()),
@@ -69,7 +74,7 @@ def components(bundle: Bundle) -> Iterator[Node]:
         yield node(
             "start",
             driver(link),
-            node("binary", "linux_nic"),
+            node("binary", bundle.driver),
             node("config", "", tap=link.tap, mac=link.mac),
             routed(to_child("Uplink", ROUTER), anything_of_the_parent()),
             caps=DRIVER_QUOTA.caps,
