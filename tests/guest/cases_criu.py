@@ -18,7 +18,7 @@ from fixtures.bundle import bound, spec, with_mounts, with_namespace, with_proce
 from fixtures.runtime import COMMAND, RuntimeUnderTest
 from fixtures.wait import until
 
-from capsa.oci.runtime import Hook, Hooks, Memory, Resources, Spec
+from capsa.oci.runtime import Hook, Hooks, IDMapping, Memory, Resources, Spec
 
 # What it says from then on shows that it is the same program, which has not begun again.
 COUNTING = "n=0; while :; do n=$((n+1)); echo $n; sleep 0.2; done"
@@ -224,3 +224,42 @@ def test_connections_and_namespaces_of_others(oci: RuntimeUnderTest, images: str
     finally:
         subprocess.run(["ip", "netns", "delete", "pod"], check=True)
         subprocess.run(["umount", "/run/pod"], check=False)
+
+
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A file system that can map ids, which this kernel's tmpfs cannot."""
+    image, place = Path("/run/guest/criu-disk"), Path("/run/guest/criu-mounted")
+    subprocess.run(["modprobe", "loop"], check=True)
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    place.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    subprocess.run(["busybox", "losetup", "/dev/loop1", str(image)], check=True)
+    subprocess.run(["mount", "-t", "ext4", "/dev/loop1", str(place)], check=True)
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+    subprocess.run(["busybox", "losetup", "-d", "/dev/loop1"], check=True)
+
+
+def test_a_user_namespace(oci: RuntimeUnderTest, images: str, disk: Path) -> None:
+    """Its processes read their images as its own root, from a file system that can show them as that one's."""
+    wanted = with_namespace(spec(COUNTING), "user")
+    assert wanted.linux is not None
+    wanted.linux.uid_mappings = wanted.linux.gid_mappings = [IDMapping(container_id=0, host_id=100000, size=65536)]
+    for path in (oci.root, *oci.root.rglob("*")):
+        os.chown(path, 100000, 100000, follow_symlinks=False)
+    output = oci.base / "output"
+    output.touch()
+    output.chmod(0o666)  # CRIU has it opened anew, by one whom the file does not belong to
+    begin(oci, wanted)
+    oci("checkpoint", "--image-path", images, "box")
+    done = oci("restore", "--detach", "--image-path", images, "box", check=False)
+    assert f"{images}: the container has a user namespace" in done.stderr and not oci.traces()
+    shutil.copytree(images, disk / "images")
+    last = counted(oci)[-1]
+    restored(oci, str(disk / "images"))
+    until(lambda: counted(oci)[-1] > last + 1)
+    assert counted(oci) == list(range(1, len(counted(oci)) + 1))
+    assert Path(f"/proc/{oci.state()['pid']}/uid_map").read_text().split() == ["0", "100000", "65536"]
+    oci("delete", "--force", "box")

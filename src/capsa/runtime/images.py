@@ -9,9 +9,10 @@ from shutil import which
 
 import msgspec
 
-from capsa.errors import CapsaError, InvalidArgument, reason
+from capsa.errors import CapsaError, InvalidArgument, Unsupported, reason
 from capsa.platform.linux.criu import client, mounts
 from capsa.runtime import streams
+from capsa.sys import mount as mounting
 from capsa.sys import path as paths
 
 TYPE_CHECKING = False
@@ -110,12 +111,34 @@ class Images:
         stack.callback(os.close, fd)
         return fd
 
-    def open_again(self) -> None:
-        """After a change of the mount namespace: nothing can be mounted in directories of another one."""
-        for fd, path in ((self.fd, self.path), (self.work_fd, self.work)):
-            again = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            os.dup2(again, fd)
-            os.close(again)
+    def open_again(self, readers: int | None = None) -> None:
+        """After a change of the mount namespace: nothing can be mounted in directories of another one.
+
+        ``readers``: a user namespace to whose root the images are to belong (`capsa.platform.linux.idmap`): processes
+        of a container that has one read them as that. Raises `OSError`, `Unsupported`.
+        """
+        self._open_again(self.work_fd, self.work)
+        if readers is not None:
+            seen = mounting.clone(self.path)
+            try:
+                try:
+                    mounting.attributes(seen, user_namespace=readers)
+                except OSError as error:
+                    raise Unsupported(
+                        f"--image-path {self.path}: the container has a user namespace, whose root has to read it, and"
+                        " that takes a file system that can map ids (ext4, xfs, btrfs; tmpfs from Linux 6.3 on)"
+                    ) from error
+                self._open_again(self.fd, self.path)
+                mounting.attach(seen, self.fd, self.path)
+            finally:
+                os.close(seen)
+        self._open_again(self.fd, self.path)
+
+    @staticmethod
+    def _open_again(fd: int, path: str) -> None:
+        again = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.dup2(again, fd)
+        os.close(again)
 
     def options(self, given: Options, kind: Kind) -> dict[str, Value]:
         """What CRIU is told in any case, and the switches that were given."""

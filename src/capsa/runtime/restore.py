@@ -7,7 +7,7 @@ import os
 import stat
 
 from capsa.errors import CapsaError, InvalidArgument, LaunchFailed, NotFound, Unsupported, reason
-from capsa.platform.linux import hooks, inroot
+from capsa.platform.linux import hooks, idmap, inroot
 from capsa.platform.linux.criu import client, mounts
 from capsa.platform.linux.criu.client import Kind
 from capsa.runtime import console, creation, images
@@ -196,13 +196,26 @@ class _Restoration:
         """
         rootfs = self.record.rootfs
         try:
-            with _elsewhere("mount", None):
+            with self._readers() as readers, _elsewhere("mount", None):
                 mounting.mount("", "/", "", mounting.MS_REC | mounting.MS_SLAVE)
                 mounting.mount(rootfs, rootfs, "", mounting.MS_BIND | mounting.MS_REC)
-                where.open_again()
+                where.open_again(readers)
                 return os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise CapsaError(f"cannot prepare the root file system {rootfs}: {reason(error)}") from error
+
+    @contextlib.contextmanager
+    def _readers(self) -> Iterator[int | None]:
+        """A user namespace with the maps of the container's, if it has one: its processes read images as its root."""
+        linux = self.spec.linux
+        if linux is None or all(each.type != "user" for each in linux.namespaces):
+            yield None
+            return
+        fd = idmap.namespace((idmap.ranges(linux.uid_mappings), idmap.ranges(linux.gid_mappings)))
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def _notified(self, point: str, pid: int, fds: Sequence[int]) -> None:
         if point == "setup-namespaces":

@@ -35,7 +35,7 @@ from capsa.sys import process as calls
 from capsa.sys.namespace import FLAGS
 from capsa.vfs import compile as vfs_compile
 from capsa.vfs import linux as vfs_linux
-from capsa.vfs.tree import IDRange, RootNode
+from capsa.vfs.tree import RootNode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -173,10 +173,7 @@ def _id_maps(spec: Spec) -> Iterator[dict[rootfs.IDMap, int]]:
     try:
         for mount in spec.mounts:
             if mount.uid_mappings and mount.gid_mappings:
-                uids, gids = (
-                    tuple(IDRange(inside=one.container_id, outside=one.host_id, size=one.size) for one in ids)
-                    for ids in (mount.uid_mappings, mount.gid_mappings)
-                )
+                uids, gids = idmap.ranges(mount.uid_mappings), idmap.ranges(mount.gid_mappings)
                 if (uids, gids) not in found:
                     found[uids, gids] = idmap.namespace((uids, gids))
         yield found

@@ -26,7 +26,12 @@ def _lines(mappings: Iterable[IDMapping]) -> str:
     return "".join(f"{one.container_id} {one.host_id} {one.size}\n" for one in mappings)
 
 
-def _ranges(ranges: Iterable[IDRange]) -> str:
+def ranges(mappings: Iterable[IDMapping]) -> tuple[IDRange, ...]:
+    """What the specification says, as `namespace` takes it."""
+    return tuple(IDRange(inside=one.container_id, outside=one.host_id, size=one.size) for one in mappings)
+
+
+def _text(ranges: Iterable[IDRange]) -> str:
     return "".join(f"{one.inside} {one.outside} {one.size}\n" for one in ranges)
 
 
@@ -59,7 +64,7 @@ def namespace(id_map: IDMap) -> int:
         finally:
             os._exit(0)
     try:
-        _write(pid, _ranges(uids), _ranges(gids))
+        _write(pid, _text(uids), _text(gids))
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.kill(pid, signal.SIGKILL)
