@@ -119,16 +119,16 @@ async def _helper(
     _reachable(engine, container, action)
     async with _slots, contextlib.AsyncExitStack() as stack:
         if not container.running and not plain:
-            await engine.lifecycle.unmounted(container)  # its last run may still have the writable directory mounted
+            if action == "write":  # its last run may still have the writable directory mounted
+                await engine.lifecycle.free(container)
+            else:
+                await engine.lifecycle.unmounted(container)
             await stack.enter_async_context(engine.volume_mounts.held(container, secrets.token_hex(8)))
-        namespace = -1
         native = container.document.platform == genode.OS
-        if container.running and not plain and not native:
-            namespace = _namespace(container)
-            stack.callback(os.close, namespace)
+        live = container.running and not plain and not native
         request = Request(
             action=action,
-            view=View() if namespace >= 0 else _view(engine, container, action == "write"),
+            view=View() if live else _view(engine, container, action == "write"),
             path=path,
             owner=owner,
             replace=replace,
@@ -142,7 +142,19 @@ async def _helper(
             stack.push_async_callback(asyncio.to_thread, _empty, container.bundle / "work")
         if engine.helpers is None:
             engine.helpers = Helpers()
-        yield await stack.enter_async_context(engine.helpers.helper(request, namespace, container.name))
+        run = container.state.started_at
+        with contextlib.ExitStack() as ours:  # then nobody but the helper keeps the container's files mounted
+            namespace = -1
+            if live:
+                namespace = _namespace(container)
+                ours.callback(os.close, namespace)
+            helper = await stack.enter_async_context(engine.helpers.helper(request, namespace, container.name))
+        if live:
+            if container.state.started_at != run:
+                raise Unavailable(f"container {container.id} has just ended: try again")
+            container.helpers.add(helper)
+            stack.callback(container.helpers.discard, helper)
+        yield helper
 
 
 def _reachable(engine: Engine, container: Container, action: str) -> None:

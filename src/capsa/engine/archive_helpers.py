@@ -16,10 +16,11 @@ import msgspec
 
 import capsa.errors
 from capsa.engine.archive_worker import DONE, Failed, Request, Stat
-from capsa.errors import CapsaError, NotFound
+from capsa.errors import CapsaError, NotFound, Unavailable
 
 _CHUNK = 1 << 18
 _IDLE_SECONDS = 30.0
+_KILL_SECONDS = 10.0
 _head = msgspec.json.Decoder(Stat)
 _failed = msgspec.json.Decoder(Failed)
 
@@ -133,6 +134,7 @@ class Helper:
         about: tuple[str, str],
     ) -> None:
         self.handle = -1
+        self._interrupted = ""
         self._input = input
         self._output = output
         self._told = asyncio.ensure_future(_all(trouble))
@@ -204,6 +206,10 @@ class Helper:
 
     async def _failure(self) -> CapsaError:
         told = (await self._told).strip().splitlines()
+        if self._interrupted:
+            return Unavailable(
+                f"the files of container {self._container} cannot be reached any more: {self._interrupted}"
+            )
         try:
             failed = _failed.decode(told[-1])
         except (IndexError, msgspec.DecodeError, msgspec.ValidationError):
@@ -214,11 +220,21 @@ class Helper:
         kind: type[CapsaError] = getattr(capsa.errors, failed.kind, CapsaError)
         return kind(failed.message)
 
-    async def end(self) -> None:
-        """Kill it if it is still there, and wait for its end."""
+    async def interrupt(self, why: str) -> None:
+        """Kill it; who waits for it is told ``why``. Returns when it has ended, or is stuck in the kernel."""
+        self._interrupted = why
+        self._kill()
+        await asyncio.wait([self._told], timeout=_KILL_SECONDS)
+
+    def _kill(self) -> None:
         if self.handle >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.handle, signal.SIGKILL)
+
+    async def end(self) -> None:
+        """Kill it if it is still there, and wait for its end."""
+        self._kill()
+        if self.handle >= 0:
             os.close(self.handle)
             self.handle = -1
         await self._told

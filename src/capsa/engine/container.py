@@ -16,6 +16,7 @@ from capsa.engine.times import ago
 from capsa.platform.protocol import Attach
 
 if TYPE_CHECKING:
+    from capsa.engine.archive_helpers import Helper
     from capsa.engine.exec import Exec
     from capsa.network.model import Binding, Endpoint
     from capsa.platform.sandbox import Sandbox
@@ -95,6 +96,8 @@ class Container:
         self.sandbox: Sandbox | None = None
         self.waiting: list[Waiting] = []
         self.execs: dict[str, Exec] = {}
+        self.helpers: set[Helper] = set()
+        """Those that see its files through its last run, and keep that's mounts."""
         self.cleaning: asyncio.Task[None] | None = None
         self.unmounting: asyncio.Task[None] | None = None
         self.restarting: asyncio.TimerHandle | None = None

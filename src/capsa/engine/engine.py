@@ -123,7 +123,7 @@ class Engine:
         if not hasattr(self, "platform"):
             return  # the start failed early: what is open by now ends with the process
         self.health.close()
-        await self.lifecycle.settle()
+        await self.lifecycle.close()
         for container in self.containers:
             if container.restarting is not None:
                 container.restarting.cancel()
@@ -248,6 +248,11 @@ class Engine:
 
     def remove_remains(self, container: Container) -> None:
         """Its sub-init is gone: kill what is left of its processes, remove their cgroup and its socket; best effort."""
+        self.remove_cgroup(container)
+        self.remove_control(container)
+
+    def remove_cgroup(self, container: Container) -> None:
+        """Kill what is left of its processes and remove their cgroup; best effort."""
         from capsa.platform.linux.cgroup import Cgroup
 
         try:
@@ -256,7 +261,6 @@ class Engine:
             cgroup.remove()
         except (OSError, CapsaError) as error:
             self.log.debug("cgroup of container %s: %s", container.name, error)
-        self.remove_control(container)
 
     def remove_control(self, container: Container) -> None:
         """Remove the socket at which its sub-init listens: nobody is to look for it any more."""

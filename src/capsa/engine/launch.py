@@ -164,7 +164,6 @@ def _message(
         held=len(connected.held),
         init=bool(container.host.init),
         names=connected.names,
-        # What a bind mount or a volume shows may have to be free for others as soon as it is gone.
     )
 
 

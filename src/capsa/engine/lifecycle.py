@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from capsa.engine import launch, links, name_service, networking
 from capsa.engine.container import Container
 from capsa.engine.validation import signal_number
-from capsa.errors import CapsaError, Conflict, NotModified
+from capsa.errors import CapsaError, Conflict, NotModified, Unavailable
 from capsa.platform import protocol
 from capsa.platform.protocol import Status
 
@@ -29,6 +29,8 @@ FIRST_DELAY = 0.1
 LONGEST_DELAY = 60.0
 STABLE_SECONDS = 10
 RETRY_SECONDS = 0.5
+UNMOUNT_SECONDS = 600.0  # that one waits for a busy disk, before a sentence says what for
+CLOSE_SECONDS = 5.0
 
 
 class LifeCycle:
@@ -39,6 +41,7 @@ class LifeCycle:
         self._containers = engine.containers
         self._events = engine.events
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unmounting: set[asyncio.Task[None]] = set()
 
     # -- asked for by clients
 
@@ -153,19 +156,34 @@ class LifeCycle:
             await asyncio.shield(container.cleaning)
 
     async def unmounted(self, container: Container) -> None:
-        """Wait until nothing of an earlier run is left."""
+        """Wait until nothing of an earlier run is left; raises `Unavailable` if that takes too long."""
         await self.cleaned(container)
+        if container.unmounting is None:
+            return
+        await asyncio.wait([container.unmounting], timeout=UNMOUNT_SECONDS)
+        if self._engine.closing:
+            raise Unavailable("the engine is ending")
         if container.unmounting is not None:
-            await asyncio.shield(container.unmounting)
+            raise Unavailable(
+                f"what container {container.name} had mounted is still being unmounted after {UNMOUNT_SECONDS:.0f} "
+                "seconds: try again when the disk has less to do"
+            )
 
     # -- inside the lock
+
+    async def free(self, container: Container) -> None:
+        """`unmounted`; copies of files that began when it ran have that run mounted, too, and are cut off."""
+        for helper in tuple(container.helpers):
+            await helper.interrupt("it has ended since, and its files are wanted for something else")
+        await self.unmounted(container)
 
     async def _launch(self, container: Container) -> None:
         if not self._containers.saved(container):
             self._containers.store(container)
-        await self.unmounted(container)
+        await self.cleaned(container)
         state = container.state
         try:
+            await self.free(container)
             sandbox = await launch.launch(self._engine, container)
         except CapsaError as error:
             state.exit_code, state.error = launch.explain(error)
@@ -219,7 +237,7 @@ class LifeCycle:
 
     async def _remove(self, container: Container, volumes: bool) -> None:
         if container.document.mounts:
-            await self.unmounted(container)
+            await self.free(container)
         else:  # nobody else has to do with what it had mounted, and that takes as long as the disk
             await self.cleaned(container)
         container.drop_waiting()
@@ -348,18 +366,14 @@ class LifeCycle:
 
     async def _clean(self, container: Container, sandbox: Sandbox | None, again: bool) -> None:
         """Release the sub-init, give back addresses; then remove or start again where that is wanted."""
-        result: protocol.Result = protocol.Done()
+        result: protocol.Result | None = protocol.Done()
         try:
             await self._stored(container)
             if sandbox is not None and (self._containers.saved(container) or container.state.removing):
-                try:
-                    result = await sandbox.request(protocol.Release())
-                except CapsaError as error:
-                    self._engine.log.warning("container %s: %s", container.name, error)
-                    self._engine.remove_remains(container)
+                result = await self._release(container, sandbox)
             networking.release(self._engine, container)
-            if sandbox is not None and isinstance(result, protocol.Unmounting):
-                container.unmounting = self.spawn(self._unmount(container, sandbox))
+            if sandbox is not None and sandbox.alive and not isinstance(result, protocol.Done):
+                self.await_unmounting(container, sandbox, released=result is not None)
             else:
                 await self._engine.volume_mounts.release(container)
         finally:
@@ -371,16 +385,40 @@ class LifeCycle:
         elif container.host.auto_remove and not container.state.removing:
             self.begin_removal(container)
 
-    async def _unmount(self, container: Container, sandbox: Sandbox) -> None:
-        """Its sub-init lets go of what was mounted; then others may."""
+    async def _release(self, container: Container, sandbox: Sandbox) -> protocol.Result | None:
+        """The sub-init's answer; None if there is none: then its processes are ended all the same."""
         try:
-            await sandbox.ended()
+            return await sandbox.request(protocol.Release())
         except CapsaError as error:
             self._engine.log.warning("container %s: %s", container.name, error)
+            self._engine.remove_cgroup(container)
+            if not sandbox.alive:
+                self._engine.remove_control(container)
+            return None
+
+    def await_unmounting(self, container: Container, sandbox: Sandbox, *, released: bool) -> None:
+        """Until its sub-init hangs up, something of its last run is mounted, and it cannot be started.
+
+        One that was not ``released``, as it did not answer, is asked to go again and again.
+        """
+        container.unmounting = task = asyncio.ensure_future(self._unmount(container, sandbox, released))
+        self._unmounting.add(task)
+        task.add_done_callback(self._unmounting.discard)
+        task.add_done_callback(self._ended)
+
+    async def _unmount(self, container: Container, sandbox: Sandbox, released: bool) -> None:
         try:
-            sandbox.close()
+            while not released and sandbox.alive:
+                try:
+                    released = isinstance(await sandbox.request(protocol.Release()), protocol.Unmounting)
+                    if not released:  # it does not unmount by itself
+                        sandbox.close()
+                except CapsaError:
+                    await asyncio.sleep(RETRY_SECONDS)
+            await sandbox.ended()
             await self._engine.volume_mounts.release(container)
         finally:
+            sandbox.close()
             container.unmounting = None
 
     async def _stored(self, container: Container) -> None:
@@ -404,11 +442,15 @@ class LifeCycle:
         if container.state.removing:
             return
         container.state.removing = True
-        async with container.lock:
-            if container.running:
-                container.state.removing = False
-                return
-            await self._remove(container, volumes=True)
+        try:
+            async with container.lock:
+                if container.running:
+                    container.state.removing = False
+                    return
+                await self._remove(container, volumes=True)
+        except BaseException:  # it is there still, and somebody else may remove it
+            container.state.removing = False
+            raise
 
     def _lost(self, container: Container, sandbox: Sandbox) -> None:
         """The connection to the sub-init has ended without a word."""
@@ -438,13 +480,12 @@ class LifeCycle:
             self._exited(container, killed(container), killed_error(container))
 
     def end_lost(self, container: Container) -> None:
-        """At start-up: its sub-init is gone; take the exit that it left, or end what it left behind."""
+        """At start-up: its sub-init is gone or silent; take the exit that it left, or say that it was killed."""
         kept = self._engine.kept_exit(container)
         if kept is not None:
             self._exited(container, kept, kept.reason)
         else:
             self._exited(container, killed(container), killed_error(container))
-        self._engine.remove_remains(container)
 
     # -- restart policies
 
@@ -502,9 +543,21 @@ class LifeCycle:
             self._engine.log.error("a container's housekeeping failed", exc_info=task.exception())
 
     async def settle(self) -> None:
-        """Wait for what is under way; for the engine's end."""
+        """Wait for what is under way."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+    async def close(self) -> None:
+        """For the engine's end: wait a while for what is under way; what takes longer is the next engine's."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.settle()
+        # All at once: whoever waits for an unmounting must not take the end of that wait for the end of the unmounting.
+        late = [*self._tasks, *self._unmounting]
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
 
 
 def killed_error(container: Container) -> str:

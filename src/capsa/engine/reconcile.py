@@ -28,7 +28,7 @@ async def reconcile(engine: Engine) -> None:
     engine.volumes.forget_missing()
     for container in engine.containers:
         container.state.removing = False
-        await _take_up(engine, container)
+    await asyncio.gather(*(_take_up(engine, container) for container in engine.containers))
     _end_strangers(engine)
     live = [container for container in engine.containers if container.running]
     engine.networks.restore(container.id for container in live)
@@ -58,20 +58,40 @@ async def _take_up(engine: Engine, container: Container) -> None:
     sandbox = await engine.reconnect(container)
     if sandbox is not None:
         if sandbox.status.state in ("creating", "created", "failed") and not await _launched(sandbox):
-            sandbox.close()
-            engine.remove_remains(container)
-            if container.running:
-                engine.lifecycle.end_lost(container)
+            _give_up(engine, container, sandbox)
             return
         execs = sandbox.status.execs
         engine.lifecycle.adopt(container, sandbox)
         engine.execs.adopt(container, execs)
     elif container.running:
-        engine.lifecycle.end_lost(container)
+        _end_lost(engine, container)
     elif container.state.status == "created" and engine.kept_exit(container) is not None:
-        engine.lifecycle.end_lost(container)  # it was started, ran and ended while nobody looked
+        _end_lost(engine, container)  # it was started, ran and ended while nobody looked
     elif engine.platform.control(container.id).parent.exists():
         engine.remove_remains(container)  # its sub-init was killed within a launch
+
+
+def _end_lost(engine: Engine, container: Container) -> None:
+    engine.lifecycle.end_lost(container)
+    engine.remove_remains(container)
+
+
+def _give_up(engine: Engine, container: Container, sandbox: Sandbox) -> None:
+    """Its sub-init failed to launch it or says nothing: its processes end, whatever it is at.
+
+    A silent one may be unmounting, which waits for the disk: it is not to be started again as long as that is there.
+    """
+    engine.remove_cgroup(container)
+    if sandbox.alive and sandbox.status.state != "failed":
+        engine.log.warning(
+            "container %s: its sub-init does not answer; it can be started when that has ended", container.name
+        )
+        engine.lifecycle.await_unmounting(container, sandbox, released=False)
+    else:
+        sandbox.close()
+        engine.remove_control(container)
+    if container.running:
+        engine.lifecycle.end_lost(container)
 
 
 async def _launched(sandbox: Sandbox) -> bool:
