@@ -271,13 +271,14 @@ def group(record: Record, container: Container, spec: Spec, undo: contextlib.Exi
 
 def _expose(container: Container, record: Record, spec: Spec, undo: contextlib.ExitStack) -> None:
     """Prepare the root of a container without a mount namespace."""
+    if any(each.type == "mount" for each in (spec.linux.namespaces if spec.linux is not None else ())):
+        return
     from capsa.platform.linux import shared_mounts
 
-    if shared_mounts.wanted(spec):
-        id = shared_mounts.expose(record.rootfs)
-        undo.callback(shared_mounts.withdraw, record.rootfs, id)
-        record.exposed = str(id)
-        container.save(record)
+    id = shared_mounts.expose(record.rootfs)
+    undo.callback(shared_mounts.withdraw, record.rootfs, id)
+    record.exposed = str(id)
+    container.save(record)
 
 
 DEFAULT_PARENT = "capsa-runtime"

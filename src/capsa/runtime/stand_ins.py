@@ -47,6 +47,7 @@ def make() -> dict[str, ModuleType | None]:
         "decimal": _module("decimal", Decimal=type("Decimal", (), {})),
         "enum": _module("enum", Enum=type("Enum", (), {}), EnumMeta=type("EnumMeta", (type,), {})),
         "functools": _module("functools", wraps=_wraps),
+        "msgspec._utils": _utilities(),
         "re": _module("re", compile=None),
         "socket": _socket(),
         "types": _module(
@@ -63,6 +64,31 @@ def _module(name: str, **content: Any) -> ModuleType:
     module = ModuleType(name)
     module.__dict__.update(content)
     return module
+
+
+def _utilities() -> ModuleType:
+    """What msgspec has in Python for itself: of that, structures without generics need only their annotations."""
+    rest = ("call_annotate_forwardref", "convert_generic_alias", "get_dataclass_info", "get_type_hints")
+    return _module(
+        "msgspec._utils",
+        **dict.fromkeys((*rest, "get_typeddict_info", "rebuild")),
+        get_class_annotations=_annotations,
+        _AnnotatedAlias=type("_AnnotatedAlias", (), {}),
+        _CONCRETE_TYPES={kind: kind for kind in (list, tuple, set, frozenset, dict)},
+    )
+
+
+def _annotations(struct: Any) -> dict[str, Any]:
+    """``msgspec._utils.get_class_annotations`` of a class that is not generic."""
+    found: dict[str, Any] = {}
+    for each in struct.__mro__:
+        names = vars(each)
+        for name, kind in names.get("__annotations__", {}).items():
+            if name not in found:
+                if isinstance(kind, str):
+                    kind = eval(kind, dict(names), vars(sys.modules[each.__module__]))  # noqa: S307
+                found[name] = type(None) if kind is None else kind
+    return found
 
 
 def _wraps(function: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -95,8 +121,9 @@ def _socket() -> ModuleType:
 
         return end.sendmsg(data, [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array("i", fds))])
 
-    module = _module("socket", socket=Socket, send_fds=send_fds)
-    module.__dict__.update({name: value for name, value in vars(_socket).items() if not hasattr(module, name)})
+    module = ModuleType("socket")
+    # Nearly a thousand names: to look at each would take as long as all else here.
+    module.__dict__.update(vars(_socket), **vars(module), socket=Socket, send_fds=send_fds)
     return module
 
 
@@ -107,9 +134,8 @@ def _ctypes() -> ModuleType:
     found: dict[str, Any] = {
         name: getattr(c, name) for name in ("Array", "Structure", "addressof", "byref", "get_errno", "sizeof")
     }
-    simple: Any = c._SimpleCData
     function: Any = c.CFuncPtr
-    found |= {name: type(simple)(name, (simple,), {"_type_": code}) for name, code in _TYPES.items()}
+    module = _CTypes("ctypes")
 
     class Library:
         flags = c.FUNCFLAG_CDECL
@@ -117,7 +143,7 @@ def _ctypes() -> ModuleType:
         def __init__(self, name: str | None, *, use_errno: bool = False) -> None:
             self._handle = c.dlopen(name, 0)  # type: ignore[arg-type]
             flags = self.flags | (c.FUNCFLAG_USE_ERRNO if use_errno else 0)
-            self._kind: Any = type(function)("Function", (function,), {"_flags_": flags, "_restype_": found["c_int"]})
+            self._kind: Any = type(function)("Function", (function,), {"_flags_": flags, "_restype_": module.c_int})
 
         def __getattr__(self, name: str) -> Any:
             if name.startswith("__"):
@@ -131,12 +157,27 @@ def _ctypes() -> ModuleType:
 
     def create_string_buffer(init: bytes | int, size: int | None = None) -> Any:
         content = init if isinstance(init, bytes) else b""
-        buffer = (found["c_char"] * (size or (len(init) + 1 if isinstance(init, bytes) else init)))()
+        buffer = (module.c_char * (size or (len(init) + 1 if isinstance(init, bytes) else init)))()
         buffer.value = content
         return buffer
 
     found |= {"CDLL": Library, "PyDLL": PythonLibrary, "create_string_buffer": create_string_buffer}
-    return _module("ctypes", pythonapi=PythonLibrary(None), **found)
+    module.__dict__.update(found, pythonapi=PythonLibrary(None))
+    return module
+
+
+class _CTypes(ModuleType):
+    """``ctypes``, whose types are made when they are asked for: each is two classes, and few are."""
+
+    def __getattr__(self, name: str) -> Any:
+        import _ctypes
+
+        if name not in _TYPES:
+            raise AttributeError(name)
+        simple: Any = _ctypes._SimpleCData
+        found = type(simple)(name, (simple,), {"_type_": _TYPES[name]})
+        setattr(self, name, found)
+        return found
 
 
 class _Form:
@@ -157,15 +198,6 @@ class _Typing(ModuleType):
 
     TYPE_CHECKING = False
     _CLASSES = ("Generic", "TypeVar", "_AnnotatedAlias", "_GenericAlias")
-
-    @staticmethod
-    def ForwardRef(annotation: str, **_: object) -> str:
-        return annotation
-
-    @staticmethod
-    def _eval_type(annotation: Any, variables: Any, others: Any, *_: object) -> Any:
-        # What typing gets wrong, too, and swaps: the first are the class's own names.
-        return eval(annotation, dict(others), variables) if isinstance(annotation, str) else annotation  # noqa: S307
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -9,13 +9,7 @@ from __future__ import annotations
 import os
 
 from capsa.errors import InvalidArgument, LaunchFailed, reason
-from capsa.oci.runtime import Spec
 from capsa.sys import mount
-
-
-def wanted(spec: Spec) -> bool:
-    """Whether the container is to share the mount namespace of its caller."""
-    return not any(each.type == "mount" for each in (spec.linux.namespaces if spec.linux is not None else ()))
 
 
 def expose(root: str) -> int:
