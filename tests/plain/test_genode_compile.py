@@ -14,7 +14,7 @@ from capsa.errors import CapsaError, InvalidArgument, LaunchFailed, Unsupported
 from capsa.oci.runtime import Linux, Memory, Mount, Process, Resources, Root, Spec
 from capsa.platform.genode import budget, bundle, compile, network, nodes, output, report
 from capsa.platform.genode.budget import MIB, Quota
-from capsa.platform.genode.bundle import Bundle, Link, Volume
+from capsa.platform.genode.bundle import Bundle, Link, Names, Volume
 from capsa.platform.genode.directory import Directory
 from capsa.platform.genode.member import link_of
 from capsa.platform.protocol import Interface
@@ -430,3 +430,19 @@ def test_an_interface_that_labels_cannot_hold_is_refused(name: str) -> None:
         link_of(made)
     made.name = "eth0.1_a-b+"
     assert link_of(made).name == made.name
+
+
+def test_queries_go_to_the_name_service_by_way_of_a_network_that_it_is_in() -> None:
+    names = Names("eth0", "172.18.0.1", 40000)
+    rules = "+ tcp-forward | port: 53 | domain: network-eth0 | to: 172.18.0.1 | to_port: 40000"
+    first = network.router([FIRST, SECOND], ["10.0.0.53"], names)
+    for domain, own in (("main-eth0", "172.18.0.5"), ("main-eth1", "172.19.0.10"), ("exec", "192.0.2.1")):
+        made = first.node("domain", domain)
+        dhcp = made.node("dhcp-server") if made is not None else None
+        assert made is not None and dhcp is not None
+        assert [each.get("ip") for each in dhcp.nodes("dns-server")] == [own, "10.0.0.53"]
+        assert rules in hid.write(made) and rules.replace("tcp", "udp") in hid.write(made)
+    for outside in ("network-eth0", "network-eth1"):
+        made = first.node("domain", outside)
+        assert made is not None and "forward" not in hid.write(made)  # nobody else's
+    assert "forward" not in hid.write(network.router([SECOND], ["10.0.0.53"], names))

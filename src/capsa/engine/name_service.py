@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from capsa.engine import genode
 from capsa.engine.validation import link
 from capsa.errors import CapsaError
 from capsa.network.names import ndots
@@ -28,9 +27,7 @@ def wanted(network: Network) -> bool:
 
 
 def served(engine: Engine, container: Container) -> bool:
-    """Whether one of its networks has name service, and it can use it."""
-    if genode.native(container.document):
-        return False
+    """Whether one of its networks has name service."""
     return any(wanted(engine.networks.get(endpoint.network)) for endpoint in container.endpoints)
 
 

@@ -214,7 +214,7 @@ async def connect_more(engine: Engine, container: Container, reference: str, wis
         endpoint = _connect(engine, container, reference, wish)
         try:
             assert container.sandbox is not None
-            names = name_service.wanted(network) and not native
+            names = name_service.wanted(network)
             await container.sandbox.request(Connect(interface=interface(endpoint), names=names))
         except BaseException:
             engine.names.leave(endpoint)
@@ -231,7 +231,7 @@ async def connect_more(engine: Engine, container: Container, reference: str, wis
         if engine.names.serves(container.id):
             name_service.configure(engine, container)
         else:
-            if names:
+            if names and not native:
                 network_files.serve_names(engine, container)
             name_service.attend(engine, container)
     container.document.endpoints[network.name] = wish
@@ -268,6 +268,8 @@ async def disconnect(engine: Engine, container: Container, reference: str) -> No
                 network_files.change_hosts(engine, container, gone=gone.__contains__)
             if engine.names.serves(container.id):
                 name_service.configure(engine, container)
+                if genode.native(container.document):  # it may be asked in another network now
+                    name_service.attend(engine, container)
     for name in names:
         del container.document.endpoints[name]
     engine.containers.save_document(container)

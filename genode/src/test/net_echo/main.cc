@@ -21,6 +21,10 @@
  * there is never more than one under way. Lost ones are the peer's to repeat.
  *
  * The attribute 'label' of the configuration is that of the Nic session.
+ *
+ * With a node 'ask' it asks a name server for the IPv4 address of a name, once
+ * a second until there is an answer (RFC 1035): 'name', 'server', and 'own', the
+ * address to ask from. Then it exits, unless 'stay' is set.
  */
 
 /* Genode includes */
@@ -29,13 +33,16 @@
 #include <base/heap.h>
 #include <base/log.h>
 #include <nic/packet_allocator.h>
+#include <net/ipv4.h>
 #include <nic_session/connection.h>
+#include <timer_session/connection.h>
 
 namespace Test {
 
 	using namespace Genode;
 
 	struct Frame;
+	struct Question;
 	struct Main;
 
 	enum { ETHERNET = 14, ARP = 28, IPV4 = 20, UDP = 8, TCP = 20, ICMP = 8 };
@@ -205,6 +212,99 @@ struct Test::Frame
 };
 
 
+/**
+ * A question to a name server, and what it answers
+ */
+struct Test::Question
+{
+	enum { AT_UDP = ETHERNET + IPV4, AT_DNS = AT_UDP + UDP, AFTER = AT_DNS + 12,
+	       PORT = 53, FROM = 5353, ID = 0x4e53 };
+
+	using Name = String<128>;
+
+	Name              const name;
+	Net::Ipv4_address const own;
+	Net::Ipv4_address const server;
+	bool              const stay;
+
+	bool answered = false;
+
+	Question(Node const &node)
+	:
+		name  (node.attribute_value("name",   Name())),
+		own   (node.attribute_value("own",    Net::Ipv4_address())),
+		server(node.attribute_value("server", Net::Ipv4_address())),
+		stay  (node.attribute_value("stay",   false))
+	{ }
+
+	/**
+	 * Fill 'base', which has zeros, with a frame for everybody
+	 *
+	 * \return  its size
+	 */
+	size_t write(uint8_t *base, uint8_t const *mac) const
+	{
+		Frame frame { base, 0 };
+
+		for (unsigned i = 0; i < 6; i++)
+			base[i] = 0xff;
+		memcpy(base + 6, mac, 6);
+		frame.set16(12, 0x0800);
+
+		frame.set16(AT_DNS, ID);
+		frame.set16(AT_DNS + 2, 0x0100);  /* recursion is desired */
+		frame.set16(AT_DNS + 4, 1);
+
+		size_t length = AFTER;
+		size_t label  = length++;
+		for (char const *c = name.string(); *c; c++) {
+			if (*c == '.') { label = length++; continue; }
+			base[length++] = uint8_t(*c);
+			base[label]++;
+		}
+		length++;
+		frame.set16(length, 1);      /* A */
+		frame.set16(length + 2, 1);  /* IN */
+		length += 4;
+
+		base[ETHERNET]     = 0x45;
+		base[ETHERNET + 8] = 64;
+		base[ETHERNET + 9] = 17;
+		frame.set16(ETHERNET + 2, unsigned(length - ETHERNET));
+		memcpy(base + ETHERNET + 12, own.addr, 4);
+		memcpy(base + ETHERNET + 16, server.addr, 4);
+		frame.set16(ETHERNET + 10, Frame::folded(frame.sum(ETHERNET, IPV4)));
+
+		frame.set16(AT_UDP, FROM);
+		frame.set16(AT_UDP + 2, PORT);
+		frame.set16(AT_UDP + 4, unsigned(length - AT_UDP));
+		return length;
+	}
+
+	/**
+	 * Take a frame that may be the answer
+	 */
+	bool read(Frame const &frame)
+	{
+		if (frame.size < AFTER || frame.get16(12) != 0x0800
+		 || frame.base[ETHERNET] != 0x45 || frame.base[ETHERNET + 9] != 17
+		 || frame.get16(AT_UDP) != PORT || frame.get16(AT_DNS) != ID)
+			return false;
+
+		unsigned const code  = frame.get16(AT_DNS + 2) & 0xf;
+		size_t   const total = ETHERNET + frame.get16(ETHERNET + 2);
+
+		/* the only record is the last thing in the answer, and ends with the address */
+		if (code || frame.get16(AT_DNS + 6) != 1 || total > frame.size || total < AFTER + 4)
+			log("no address for ", name, ": code ", code, ", ", frame.get16(AT_DNS + 6), " answers");
+		else
+			log(name, " is ", *reinterpret_cast<Net::Ipv4_address const *>(frame.base + total - 4));
+		answered = true;
+		return true;
+	}
+};
+
+
 struct Test::Main
 {
 	enum { PACKET = Nic::Packet_allocator::DEFAULT_PACKET_SIZE,
@@ -226,6 +326,21 @@ struct Test::Main
 	Net::Mac_address const _mac { _nic.mac_address() };
 
 	Signal_handler<Main> _handler { _env.ep(), *this, &Main::_handle };
+
+	Constructible<Question>          _question { };
+	Constructible<Timer::Connection> _timer    { };
+
+	Signal_handler<Main> _timer_handler { _env.ep(), *this, &Main::_ask };
+
+	void _ask()
+	{
+		if (_question->answered)
+			return;
+
+		uint8_t frame[PACKET] { };
+		_send(frame, _question->write(frame, _mac.addr));
+		_nic.tx()->wakeup();
+	}
 
 	void _send(uint8_t const *frame, size_t size)
 	{
@@ -256,6 +371,11 @@ struct Test::Main
 			_nic.rx()->acknowledge_packet(packet);
 
 			Frame frame { copy, size };
+			if (_question.constructed() && _question->read(frame)) {
+				if (!_question->stay)
+					_env.parent().exit(0);
+				continue;
+			}
 			if (frame.answer(_mac.addr))
 				_send(copy, frame.size);
 		}
@@ -268,6 +388,13 @@ struct Test::Main
 		_nic.tx_channel()->sigh_ack_avail(_handler);
 		log("echo server at ", _mac);
 		_handle();
+
+		_config.node().with_optional_sub_node("ask", [&] (Node const &node) {
+			_question.construct(node);
+			_timer.construct(_env);
+			_timer->sigh(_timer_handler);
+			_timer->trigger_periodic(1000*1000);
+		});
 	}
 };
 

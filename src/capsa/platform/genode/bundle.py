@@ -53,13 +53,21 @@ class Link(msgspec.Struct, frozen=True):
     gateway: str = ""
 
 
+class Names(msgspec.Struct, frozen=True):
+    """Where a container's name server is: on the host, in the network that ``link`` leads to."""
+
+    link: str
+    address: str
+    port: int
+
+
 class Bundle(msgspec.Struct, frozen=True):
     """One container, in Genode's terms.
 
     ``binary`` is a ROM name; ``roms`` are the files of the image by ROM name, with the name that the pool of ROMs knows
     their content by; ``quota`` is that of the main component alone. ``network``: it may use the networks that it has
-    ``links`` to, now or later, by the program ``driver``; ``servers``: addresses of name servers. ``volatile``: what
-    changes of its files is kept in memory, as long as it runs.
+    ``links`` to, now or later, by the program ``driver``; ``servers``: addresses of name servers, asked where
+    ``names`` does not answer. ``volatile``: what changes of its files is kept in memory, as long as it runs.
     """
 
     name: str
@@ -79,6 +87,7 @@ class Bundle(msgspec.Struct, frozen=True):
     network: bool = False
     links: tuple[Link, ...] = ()
     driver: str = "linux_nic"
+    names: Names | None = None
     servers: tuple[str, ...] = ()
     volatile: bool = False
 

@@ -29,7 +29,8 @@ from capsa.platform.genode import budget, bundle, compile, network, processes, s
 from capsa.platform.genode.budget import Quota
 from capsa.platform.genode.directory import Directory, schemas_of
 from capsa.platform.genode.image import Images
-from capsa.platform.genode.member import Member, link_of
+from capsa.platform.genode.member import Member, link_of, names_of
+from capsa.platform.genode.names import NameSockets
 from capsa.platform.genode.output import Line, Lines
 from capsa.platform.genode.report import State
 from capsa.platform.genode.spare import Reserve
@@ -294,7 +295,8 @@ class GenodeHost:
         spare_suits = self._reserve.suits(made)
         self._fits(launch.id, compile.quota(made), compile.components(made) - spare_suits, beside=not spare_suits)
         name = self._reserve.name if spare_suits else self._new_name(f"{launch.id[:SHORT_ID]}-")
-        made = msgspec.structs.replace(made, name=name)
+        names = NameSockets(launch.interfaces[0]) if launch.names and launch.interfaces else None
+        made = msgspec.structs.replace(made, name=name, names=names_of(names))
         try:
             tree = self._tree(made, launch.root, contents.archive) if made.files else None
             for interface in launch.interfaces:
@@ -302,8 +304,11 @@ class GenodeHost:
         except BaseException:
             self._unbind(name)
             self._taps.unplug(lambda tap: tap.container == name)
+            if names is not None:
+                names.close()
             raise
         member = Member(self, launch, made, tree, contents.texts)
+        member.names = names
         if not spare_suits:
             self._watch_reports(name)
         else:

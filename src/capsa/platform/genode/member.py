@@ -17,8 +17,9 @@ from capsa.platform import kept_exit, protocol
 from capsa.platform.connection import Answer, failure_of
 from capsa.platform.genode import budget, bundle, compile, network, output
 from capsa.platform.genode.budget import Quota
-from capsa.platform.genode.bundle import MAIN, Bundle, Link, rom_name
+from capsa.platform.genode.bundle import MAIN, Bundle, Link, Names, rom_name
 from capsa.platform.genode.compile import Exec
+from capsa.platform.genode.names import NameSockets
 from capsa.platform.genode.report import Child, State
 from capsa.platform.log import LogWriter
 from capsa.platform.loop import Loop
@@ -82,6 +83,11 @@ def link_of(interface: protocol.Interface) -> Link:
     return Link(interface.name, interface.host_name, interface.mac, address, gateway)
 
 
+def names_of(sockets: NameSockets | None) -> Names | None:
+    """Where its name server is, as its router has it."""
+    return Names(sockets.link, sockets.address, sockets.port) if sockets is not None else None
+
+
 def gateway_of(gateways: Sequence[str]) -> str:
     """The one of IPv4, empty if there is none."""
     return next((each for each in gateways if ":" not in each), "")
@@ -108,6 +114,8 @@ class Member:
         self.awaits = 0  # the configuration of all that has to be in effect before the next one of its own
         self.returns = 0  # the one of its own after which others may have what it has no more
         self._leaves = (0, 0.0)  # who ended it is told with that configuration, or at that time
+        self.names: NameSockets | None = None
+        self._interfaces = {each.name: each for each in launch.interfaces}
         self.held: list[socket.socket] = []  # which reserve the host's ports that are published
         self.usage = Child(MAIN)
         self._machine = machine
@@ -163,7 +171,10 @@ class Member:
             case protocol.AttachTo():
                 self._streams_of(command.attach.exec).attach(ends[0], command.attach)
             case protocol.NameSockets():
-                pass  # there is no name service
+                self._running()
+                found = self.names
+                answer(Done(), found.descriptors if found is not None else [])
+                return
             case protocol.Release():
                 self._release()
             case protocol.Pause() | protocol.Resume():
@@ -171,7 +182,7 @@ class Member:
             case protocol.Resize():
                 raise Conflict("it has no terminal to resize")
             case protocol.Connect():
-                self._connect(command.interface)
+                self._connect(command.interface, command.names)
             case protocol.Disconnect():
                 self._disconnect(command.name)
             case protocol.Route():
@@ -224,7 +235,7 @@ class Member:
             self.bundle = before
             raise
 
-    def _connect(self, interface: protocol.Interface) -> None:
+    def _connect(self, interface: protocol.Interface, names: bool) -> None:
         self._running()
         if not self.bundle.network:
             raise Unsupported("the component was started without a network: name one at its start (--network)")
@@ -232,11 +243,18 @@ class Member:
         links = self.bundle.links
         if added.gateway:
             links = tuple(msgspec.structs.replace(link, gateway="") for link in links)
-        self._change_links((*links, added), interface)
+        sockets = NameSockets(interface) if names and self.names is None else self.names
+        self._change_links((*links, added), sockets, interface)
+        self._interfaces[interface.name] = interface
 
     def _disconnect(self, name: str) -> None:
         self._running()
-        self._change_links(tuple(link for link in self.bundle.links if link.name != name))
+        sockets = self.names
+        if sockets is not None and sockets.link == name:  # it is asked by way of another network from now on
+            left = next((each for each in self._interfaces.values() if each.name != name), None)
+            sockets = NameSockets(left) if left is not None else None
+        self._change_links(tuple(link for link in self.bundle.links if link.name != name), sockets)
+        self._interfaces.pop(name, None)
 
     def _route(self, command: protocol.Route) -> None:
         self._running()
@@ -245,21 +263,32 @@ class Member:
             tuple(
                 msgspec.structs.replace(link, gateway=gateway if link.name == command.name else "")
                 for link in self.bundle.links
-            )
+            ),
+            self.names,
         )
 
-    def _change_links(self, links: tuple[Link, ...], added: protocol.Interface | None = None) -> None:
-        wanted = msgspec.structs.replace(self.bundle, links=links)
-        if added is None:
-            self._become(wanted)
-            return
-        self._machine.admit(self, network.DRIVER_QUOTA)
-        self._machine.plug(self, added)
+    def _change_links(
+        self, links: tuple[Link, ...], names: NameSockets | None, added: protocol.Interface | None = None
+    ) -> None:
+        """Be in other networks, one of which may be new; raises `CapsaError`, and is in those that it was in."""
+        before = self.names
         try:
-            self._become(wanted)
+            if added is not None:
+                self._machine.admit(self, network.DRIVER_QUOTA)
+                self._machine.plug(self, added)
+            try:
+                self._become(msgspec.structs.replace(self.bundle, links=links, names=names_of(names)))
+            except CapsaError:
+                if added is not None:
+                    self._machine.unplug(added)
+                raise
         except CapsaError:
-            self._machine.unplug(added)
+            if names is not None and names is not before:
+                names.close()
             raise
+        self.names = names
+        if before is not None and before is not names:
+            before.close()
 
     def _exec(self, command: protocol.Exec, ends: list[socket.socket], answer: Answer) -> None:
         self._running()
@@ -452,6 +481,9 @@ class Member:
 
     def _let_go(self) -> None:
         self.streams.close()
+        if self.names is not None:
+            self.names.close()
+            self.names = None
         for each in self.held:
             each.close()
         self.held = []

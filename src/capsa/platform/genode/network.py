@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from capsa.hid import Node
 from capsa.platform.genode import budget
 from capsa.platform.genode.budget import Quota
-from capsa.platform.genode.bundle import MAIN, Bundle, Link
+from capsa.platform.genode.bundle import MAIN, Bundle, Link, Names
 from capsa.platform.genode.nodes import anything_of_the_parent, node, routed, to_child
 
 ROUTER = "nic"
@@ -65,7 +65,7 @@ def components(bundle: Bundle) -> Iterator[Node]:
         ROUTER,
         node("binary", ROUTER_ROM),
         node("provides", "", node("service", "Nic"), node("service", "Uplink")),
-        router(bundle.links, bundle.servers),
+        router(bundle.links, bundle.servers, bundle.names),
         routed(anything_of_the_parent()),
         caps=ROUTER_QUOTA.caps,
         ram=budget.shown(ROUTER_QUOTA.ram),
@@ -83,8 +83,10 @@ def components(bundle: Bundle) -> Iterator[Node]:
         )
 
 
-def router(links: Sequence[Link], servers: Sequence[str] = ()) -> Node:
+def router(links: Sequence[Link], servers: Sequence[str] = (), names: Names | None = None) -> Node:
     """The configuration of the router; with no ``links`` it lets nothing pass."""
+    if names is not None and names.link not in [link.name for link in links]:
+        names = None
     root = node("config", icmp_echo_server=False, tcp_idle_timeout_sec=TCP_SECONDS, udp_idle_timeout_sec=UDP_SECONDS)
     for link in links:
         root.add(node("policy", "", label_prefix=f"{driver(link)} ->", domain=_outside(link)))
@@ -98,9 +100,9 @@ def router(links: Sequence[Link], servers: Sequence[str] = ()) -> Node:
     for link in links:
         address = ipaddress.IPv4Interface(link.address).ip
         beside = ipaddress.IPv4Address(int(address) ^ 3)
-        root.add(_clients(_inside(link), f"{beside}/30", str(address), str(address), links, servers))
+        root.add(_clients(_inside(link), f"{beside}/30", str(address), str(address), links, servers, names))
     if links:
-        root.add(_clients(EXEC, EXEC_ROUTER, EXEC_FIRST, EXEC_LAST, links, servers))
+        root.add(_clients(EXEC, EXEC_ROUTER, EXEC_FIRST, EXEC_LAST, links, servers, names))
     return root
 
 
@@ -125,10 +127,22 @@ def _network(link: Link, clients: Sequence[str]) -> Node:
     return made
 
 
-def _clients(name: str, interface: str, first: str, last: str, links: Sequence[Link], servers: Sequence[str]) -> Node:
-    """A domain of components, which get addresses from ``first`` to ``last``."""
-    names = (node("dns-server", ip=server) for server in servers)
-    made = node("domain", name, node("dhcp-server", "", *names, ip_first=first, ip_last=last), interface=interface)
+def _clients(
+    name: str,
+    interface: str,
+    first: str,
+    last: str,
+    links: Sequence[Link],
+    servers: Sequence[str],
+    names: Names | None,
+) -> Node:
+    """A domain of components, which get addresses from ``first`` to ``last`` and ask the router for names."""
+    own = [interface.partition("/")[0]] if names is not None else []
+    asked = (node("dns-server", ip=server) for server in (*own, *servers))
+    made = node("domain", name, node("dhcp-server", "", *asked, ip_first=first, ip_last=last), interface=interface)
+    if names is not None:
+        for kind in ("tcp-forward", "udp-forward"):
+            made.add(node(kind, port=53, domain=f"network-{names.link}", to=names.address, to_port=names.port))
     for link in links:
         subnet = EVERYWHERE if link.gateway else str(ipaddress.IPv4Interface(link.address).network)
         for rule in _rules(subnet, _outside(link)):
