@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import os
 import signal
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 from fixtures import slowfs
 from fixtures.engine import EngineUnderTest, UnixConnection
+from fixtures.files import tar_of
 from fixtures.slowfs import SlowFileSystem
 
 
@@ -67,14 +70,14 @@ def until(what: Callable[[], Any], seconds: float = 30) -> Any:
 class Asked:
     """A request in a thread, and its answer."""
 
-    def __init__(self, engine: EngineUnderTest, method: str, path: str) -> None:
+    def __init__(self, engine: EngineUnderTest, method: str, path: str, body: bytes | None = None) -> None:
         self.answer: tuple[int, Any] | None = None
-        self._thread = threading.Thread(target=self._ask, args=(engine, method, path))
+        self._thread = threading.Thread(target=self._ask, args=(engine, method, path, body))
         self._thread.start()
 
-    def _ask(self, engine: EngineUnderTest, method: str, path: str) -> None:
+    def _ask(self, engine: EngineUnderTest, method: str, path: str, body: bytes | None) -> None:
         with contextlib.suppress(OSError):
-            self.answer = engine.api(method, path)
+            self.answer = engine.api(method, path, body)
 
     def answered(self, seconds: float) -> bool:
         self._thread.join(seconds)
@@ -165,28 +168,46 @@ def test_a_new_engine_waits_for_what_a_killed_one_released(engine: EngineUnderTe
     assert removed.answer == (204, None)
 
 
-def test_a_sub_init_that_was_silent_when_its_engine_came_is_released_later(engine: EngineUnderTest) -> None:
-    """What holds up a sub-init need not be the disk."""
-    container = started(engine, "sh", "-c", "sleep 4; exit 3")
+@contextlib.contextmanager
+def held_up(engine: EngineUnderTest, container: str) -> Iterator[int]:
+    """The sub-init of a container that runs, its pid, stands still for the block."""
     pid = state(engine, container)["Pid"]
     (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("PPid:"))
     sub_init = int(line.split()[1])
-    until(lambda: not attendants(sub_init, pid))
+    children = Path(f"/proc/{sub_init}/task/{sub_init}/children")
+    until(lambda: children.read_text().split() == [str(pid)])  # its attendant has left
     os.kill(sub_init, signal.SIGSTOP)
     try:
+        yield sub_init
+    finally:
+        os.kill(sub_init, signal.SIGCONT)
+
+
+def test_a_sub_init_that_was_silent_when_its_engine_came_is_released_later(engine: EngineUnderTest) -> None:
+    """What holds up a sub-init need not be the disk."""
+    container = started(engine, "sh", "-c", "sleep 4; exit 3")
+    with held_up(engine, container) as sub_init:
         engine.restart(signal.SIGKILL)
         assert state(engine, container)["Status"] == "exited"
         begun = Asked(engine, "POST", f"/containers/{container}/start")
         assert not begun.answered(1)
-    finally:
-        os.kill(sub_init, signal.SIGCONT)
     assert begun.answered(20) and begun.answer == (204, None)
     until(lambda: not Path(f"/proc/{sub_init}").exists())
 
 
-def attendants(sub_init: int, first: int) -> set[str]:
-    children = set(Path(f"/proc/{sub_init}/task/{sub_init}/children").read_text().split())
-    return children - {str(first)}
+def test_a_copy_waits_for_an_end_that_is_not_told_yet(engine: EngineUnderTest) -> None:
+    container = started(engine, "sh", "-c", "echo text > /file; sleep 1000")
+    with held_up(engine, container):
+        os.kill(state(engine, container)["Pid"], signal.SIGKILL)
+        found = Asked(engine, "GET", f"/containers/{container}/archive?path=/file")
+        written = Asked(engine, "PUT", f"/containers/{container}/archive?path=/", tar_of(("new", b"words")))
+        assert not found.answered(0.5) and not written.answered(0)
+        assert state(engine, container)["Running"]
+    assert found.answered(20) and found.answer is not None
+    with tarfile.open(fileobj=io.BytesIO(found.answer[1])) as tar:
+        assert tar.extractfile("file").read() == b"text\n"  # type: ignore[union-attr]
+    assert written.answered(20) and written.answer == (200, None)
+    assert (engine.root / "containers" / container / "upper" / "new").read_text() == "words"
 
 
 def test_a_copy_that_began_in_the_last_run_ends_before_the_next(engine: EngineUnderTest) -> None:

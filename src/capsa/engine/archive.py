@@ -20,7 +20,7 @@ from capsa.engine import genode, launch, spec, users
 from capsa.engine.archive_helpers import Helper, Helpers
 from capsa.engine.archive_view import View
 from capsa.engine.archive_worker import Request, Stat
-from capsa.errors import Unavailable, Unsupported
+from capsa.errors import CapsaError, NotFound, Unavailable, Unsupported
 from capsa.image.rmtree import remove_tree
 from capsa.oci.runtime import Mount
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from capsa.engine.engine import Engine
 
 _MOST = 64
+_REPORT_SECONDS = 5.0  # from the end of a first process until its sub-init has told so
 _FILES = {"/etc/hosts": "hosts", "/etc/hostname": "hostname", "/etc/resolv.conf": "resolv.conf"}
 _slots = asyncio.Semaphore(_MOST)
 
@@ -85,15 +86,25 @@ async def write(
     it is read-only.
     """
     owner = _owner(engine, container) if keep_owner and container.config.user else None
-    async with contextlib.AsyncExitStack() as lock:
-        if not container.running:  # nobody may start it meanwhile: two mounts must not share a writable directory
-            await lock.enter_async_context(container.lock)
-            if container.running:
-                await lock.aclose()
-            engine.containers.find(container.id)
-        async with _helper(engine, container, "write", path, owner=owner, replace=replace) as process:
-            await process.feed(content)
-            await process.head()
+    while True:
+        async with contextlib.AsyncExitStack() as lock:
+            alone = not container.running
+            if alone:  # nobody may start it meanwhile: two mounts must not share a writable directory
+                await lock.enter_async_context(container.lock)
+                engine.containers.find(container.id)
+                if container.running:
+                    continue
+            with contextlib.suppress(_Ended):
+                async with _helper(
+                    engine, container, "write", path, owner=owner, replace=replace, alone=alone
+                ) as process:
+                    await process.feed(content)
+                    await process.head()
+                    return
+
+
+class _Ended(Exception):
+    """The container ran when its lock was not taken, and has ended since."""
 
 
 def _owner(engine: Engine, container: Container) -> tuple[int, int]:
@@ -114,18 +125,26 @@ async def _helper(
     replace: bool = True,
     linked: bool = False,
     plain: bool = False,
+    alone: bool = False,
 ) -> AsyncIterator[Helper]:
-    """One at work; it is gone when the block ends. ``linked``: it has to know hard links; ``plain``: no mounts."""
+    """One at work; it is gone when the block ends. ``linked``: it has to know hard links; ``plain``: no mounts.
+
+    ``alone``: the caller has the container's lock, as one has to who writes and finds it not running (else `_Ended`).
+    """
     _reachable(engine, container, action)
+    native = container.document.platform == genode.OS
     async with _slots, contextlib.AsyncExitStack() as stack:
-        if not container.running and not plain:
-            if action == "write":  # its last run may still have the writable directory mounted
-                await engine.lifecycle.free(container)
+        ours = stack.enter_context(contextlib.ExitStack())
+        namespace = -1
+        if not plain and not (native and container.running):
+            namespace = await _reach(engine, container, writing=action == "write")
+            if namespace >= 0:
+                ours.callback(os.close, namespace)
+            elif action == "write" and not alone:
+                raise _Ended
             else:
-                await engine.lifecycle.unmounted(container)
-            await stack.enter_async_context(engine.volume_mounts.held(container, secrets.token_hex(8)))
-        native = container.document.platform == genode.OS
-        live = container.running and not plain and not native
+                await stack.enter_async_context(engine.volume_mounts.held(container, secrets.token_hex(8)))
+        live = namespace >= 0
         request = Request(
             action=action,
             view=View() if live else _view(engine, container, action == "write"),
@@ -143,18 +162,39 @@ async def _helper(
         if engine.helpers is None:
             engine.helpers = Helpers()
         run = container.state.started_at
-        with contextlib.ExitStack() as ours:  # then nobody but the helper keeps the container's files mounted
-            namespace = -1
-            if live:
-                namespace = _namespace(container)
-                ours.callback(os.close, namespace)
+        try:
             helper = await stack.enter_async_context(engine.helpers.helper(request, namespace, container.name))
-        if live:
-            if container.state.started_at != run:
-                raise Unavailable(f"container {container.id} has just ended: try again")
-            container.helpers.add(helper)
-            stack.callback(container.helpers.discard, helper)
-        yield helper
+            ours.close()  # now nobody but the helper keeps the container's files mounted
+            if live:
+                if container.state.started_at != run:
+                    raise _just_ended(container)
+                container.helpers.add(helper)
+                stack.callback(container.helpers.discard, helper)
+            yield helper
+        except CapsaError as error:
+            if container.id not in engine.containers:  # and that is why
+                raise NotFound(f"No such container: {container.id}") from error
+            raise
+
+
+async def _reach(engine: Engine, container: Container, *, writing: bool) -> int:
+    """The mount namespace of a container that runs, the caller's to close; -1 when nothing of its last run is mounted.
+
+    Where somebody is ``writing``, that is: a copy from the last run may go on else.
+    """
+    while True:
+        if not container.running:
+            await (engine.lifecycle.free if writing else engine.lifecycle.unmounted)(container)
+            if not container.running:
+                return -1
+        namespace = _namespace(container)
+        if namespace is not None:
+            return namespace
+        try:
+            async with asyncio.timeout(_REPORT_SECONDS):
+                await container.ended()
+        except TimeoutError:
+            raise _just_ended(container) from None
 
 
 def _reachable(engine: Engine, container: Container, action: str) -> None:
@@ -185,21 +225,24 @@ def _empty(directory: Path) -> None:
         remove_tree(directory / entry)
 
 
-def _namespace(container: Container) -> int:
-    """The mount namespace of a container that runs; raises `Unavailable` if it has just ended."""
+def _namespace(container: Container) -> int | None:
+    """The mount namespace of a container that runs; None if it has ended, though its sub-init has not told so yet."""
     pid = container.state.pid
     try:
         namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if container.id in Path(f"/proc/{pid}/cgroup").read_text():
-                return namespace
-        except BaseException:
-            os.close(namespace)
-            raise
-        os.close(namespace)
-    except OSError as error:
-        raise Unavailable(f"container {container.id} has just ended: try again") from error
-    raise Unavailable(f"container {container.id} has just ended: try again")
+    except OSError:
+        return None
+    try:
+        if container.id in Path(f"/proc/{pid}/cgroup").read_text():
+            return namespace
+    except OSError:
+        pass
+    os.close(namespace)  # of another process, which has its number now
+    return None
+
+
+def _just_ended(container: Container) -> Unavailable:
+    return Unavailable(f"container {container.id} has just ended: try again")
 
 
 def _view(engine: Engine, container: Container, keep: bool) -> View:
