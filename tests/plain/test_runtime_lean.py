@@ -187,3 +187,14 @@ def test_a_process_for_a_container_imports_nothing_any_more() -> None:
     with pytest.raises(LaunchFailed, match="No module named 'this'"):
         ours.receive()
     os.waitpid(child, 0)
+
+
+def test_a_process_that_stays_looks_for_garbage_again() -> None:
+    told = python(
+        'lean.load(("capsa.runtime.limits",))\n'
+        "import gc\n"
+        "before = gc.isenabled()\n"
+        "lean.collect()\n"
+        "print(before, gc.isenabled(), gc.get_freeze_count() > 1000)\n"
+    )
+    assert told.split() == ["False", "True", "True"]

@@ -12,6 +12,7 @@ import msgspec
 
 from capsa.errors import Conflict, InvalidArgument, reason
 from capsa.oci.runtime import CPU, BlockIO, Memory, Pids, Resources, interpret
+from capsa.runtime import lean
 from capsa.runtime.container import Container
 from capsa.runtime.verb import Verb
 
@@ -145,6 +146,7 @@ def events(settings: Settings, options: Options) -> int:
         poll.register(watch, select.POLLIN)
     killed = cgroup.oom_kills()
     due = time.monotonic()
+    lean.collect()
     while container.alive():
         now = time.monotonic()
         if now >= due:
