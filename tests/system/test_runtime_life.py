@@ -298,6 +298,18 @@ def test_without_criu_it_is_said(oci: RuntimeUnderTest) -> None:
     assert oci.status() == "running" and oci.status("another") == "gone"
 
 
+@pytest.mark.parametrize("value", [None, "C", "C.UTF-8", "xx_YY.UTF-8"])
+def test_hooks_have_the_locale_of_the_caller(oci: RuntimeUnderTest, value: str | None) -> None:
+    """The launcher has another one for a moment."""
+    environment = {name: word for name, word in os.environ.items() if name != "LC_ALL"}
+    environment |= {"LC_ALL": value} if value is not None else {}
+    told = oci.base / "told"
+    hook = Hook(path="/bin/sh", args=["sh", "-c", f"echo ${{LC_ALL-none}} >{told}"])
+    oci.write(msgspec.structs.replace(spec("echo ran"), hooks=Hooks(create_runtime=[hook])))
+    assert oci("run", "box", env=environment).stdout == "ran\n"
+    assert told.read_text() == f"{value or 'none'}\n"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("PERL5OPT", "-Mcapsa_evil"), ("PERLIO", ":nonsense"), ("PERL5DB", "exit 9"), ("PERL_UNICODE", "SAD")],
