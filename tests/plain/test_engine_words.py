@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from capsa.api.docker import router, streams, versions
+from capsa.api.docker import relay, router, versions
 from capsa.api.docker.errors import explain
 from capsa.api.docker.filters import Filters
 from capsa.engine import names, patterns, seccomp, times
@@ -154,13 +154,13 @@ def test_names_with_slashes_find_their_image() -> None:
     [("", b"\x10\x11"), ("ctrl-a", b"\x01"), ("ctrl-@,q", b"\x00q"), ("ctrl-[,ctrl-]", b"\x1b\x1d")],
 )
 def test_detach_keys_are_read(text: str, keys: bytes) -> None:
-    assert streams.detach_keys(text) == keys
+    assert relay.detach_keys(text) == keys
 
 
 @pytest.mark.parametrize("text", ["ctrl-1", "ab", "ctrl-a,,b", "ü"])
 def test_bad_detach_keys_are_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="Invalid detach keys"):
-        streams.detach_keys(text)
+        relay.detach_keys(text)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_bad_detach_keys_are_refused(text: str) -> None:
 def test_detach_keys_are_found_across_reads_and_nothing_else_is_lost(
     pieces: list[bytes], passed: bytes, detached: bool
 ) -> None:
-    finder = streams.DetachKeys(b"\x10\x11")
+    finder = relay.DetachKeys(b"\x10\x11")
     out, ended = b"", False
     for piece in pieces:
         more, ended = finder.take(piece)

@@ -184,7 +184,8 @@ async def _reach(engine: Engine, container: Container, *, writing: bool) -> int:
     """
     while True:
         if not container.running:
-            await (engine.lifecycle.free if writing else engine.lifecycle.unmounted)(container)
+            aftermath = engine.lifecycle.aftermath
+            await (aftermath.free if writing else aftermath.unmounted)(container)
             if not container.running:
                 return -1
         namespace = _namespace(container)

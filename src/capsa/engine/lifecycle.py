@@ -1,8 +1,7 @@
 """The life of containers: created, running, paused, restarting, exited; and what happens by itself.
 
 What a client asks for takes the container's lock, so that two clients follow one another; what a sub-init reports
-is taken at once. The exit is stored and told before the sub-init is released (`_clean`), so that neither a crash in
-between loses it nor a waiting client waits for cleaning up.
+is taken at once. What is left of a run after its exit goes by itself (`capsa.engine.aftermath`).
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ import time
 from typing import TYPE_CHECKING
 
 from capsa.engine import launch, links, name_service, networking
+from capsa.engine.aftermath import Aftermath
 from capsa.engine.container import Container
 from capsa.engine.validation import signal_number
-from capsa.errors import CapsaError, Conflict, NotModified, Unavailable
+from capsa.errors import CapsaError, Conflict, NotModified
 from capsa.platform import protocol
 from capsa.platform.protocol import Status
 
@@ -28,8 +28,6 @@ STOP_SECONDS = 10
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 60.0
 STABLE_SECONDS = 10
-RETRY_SECONDS = 0.5
-UNMOUNT_SECONDS = 600.0  # that one waits for a busy disk, before a sentence says what for
 CLOSE_SECONDS = 5.0
 
 
@@ -41,7 +39,7 @@ class LifeCycle:
         self._containers = engine.containers
         self._events = engine.events
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unmounting: set[asyncio.Task[None]] = set()
+        self.aftermath = Aftermath(engine, self.spawn)
 
     # -- asked for by clients
 
@@ -150,40 +148,15 @@ class LifeCycle:
             container.state.removing = False
             raise
 
-    async def cleaned(self, container: Container) -> None:
-        """Wait until nothing of an earlier run is left, except what is still being unmounted."""
-        if container.cleaning is not None:
-            await asyncio.shield(container.cleaning)
-
-    async def unmounted(self, container: Container) -> None:
-        """Wait until nothing of an earlier run is left; raises `Unavailable` if that takes too long."""
-        await self.cleaned(container)
-        if container.unmounting is None:
-            return
-        await asyncio.wait([container.unmounting], timeout=UNMOUNT_SECONDS)
-        if self._engine.closing:
-            raise Unavailable("the engine is ending")
-        if container.unmounting is not None:
-            raise Unavailable(
-                f"what container {container.name} had mounted is still being unmounted after {UNMOUNT_SECONDS:.0f} "
-                "seconds: try again when the disk has less to do"
-            )
-
     # -- inside the lock
-
-    async def free(self, container: Container) -> None:
-        """`unmounted`; copies of files that began when it ran have that run mounted, too, and are cut off."""
-        for helper in tuple(container.helpers):
-            await helper.interrupt("it has ended since, and its files are wanted for something else")
-        await self.unmounted(container)
 
     async def _launch(self, container: Container) -> None:
         if not self._containers.saved(container):
             self._containers.store(container)
-        await self.cleaned(container)
+        await self.aftermath.cleaned(container)
         state = container.state
         try:
-            await self.free(container)
+            await self.aftermath.free(container)
             sandbox = await launch.launch(self._engine, container)
         except CapsaError as error:
             state.exit_code, state.error = launch.explain(error)
@@ -237,9 +210,9 @@ class LifeCycle:
 
     async def _remove(self, container: Container, volumes: bool) -> None:
         if container.document.mounts:
-            await self.free(container)
+            await self.aftermath.free(container)
         else:  # nobody else has to do with what it had mounted, and that takes as long as the disk
-            await self.cleaned(container)
+            await self.aftermath.cleaned(container)
         container.drop_waiting()
         try:
             self._containers.remove(container)
@@ -346,7 +319,14 @@ class LifeCycle:
         self._joined(container, "disconnect", "unmount")
         sandbox, container.sandbox = container.sandbox, None
         container.wake_exits()
-        container.cleaning = self.spawn(self._clean(container, sandbox, again))
+        self.aftermath.begin(container, sandbox, then=lambda: self._go_on(container, again))
+
+    def _go_on(self, container: Container, again: bool) -> None:
+        """Its last run is cleaned up: what is to come by itself?"""
+        if again and not self._engine.closing:
+            self.begin_restart(container)
+        elif container.host.auto_remove and not container.state.removing:
+            self.begin_removal(container)
 
     def _joined(self, container: Container, network_action: str, volume_action: str) -> None:
         """Tell of the networks and volumes that it uses while it runs."""
@@ -363,69 +343,6 @@ class LifeCycle:
                         "read/write": "true" if point.writable else "false",
                     }
                 self._events.volume(volume_action, point.name, **extra)
-
-    async def _clean(self, container: Container, sandbox: Sandbox | None, again: bool) -> None:
-        """Release the sub-init, give back addresses; then remove or start again where that is wanted."""
-        result: protocol.Result | None = protocol.Done()
-        try:
-            await self._stored(container)
-            if sandbox is not None and (self._containers.saved(container) or container.state.removing):
-                result = await self._release(container, sandbox)
-            networking.release(self._engine, container)
-            if sandbox is not None and sandbox.alive and not isinstance(result, protocol.Done):
-                self.await_unmounting(container, sandbox, released=result is not None)
-            else:
-                await self._engine.volume_mounts.release(container)
-        finally:
-            container.cleaning = None
-            if sandbox is not None and container.unmounting is None:
-                sandbox.close()
-        if again and not self._engine.closing:
-            self.begin_restart(container)
-        elif container.host.auto_remove and not container.state.removing:
-            self.begin_removal(container)
-
-    async def _release(self, container: Container, sandbox: Sandbox) -> protocol.Result | None:
-        """The sub-init's answer; None if there is none: then its processes are ended all the same."""
-        try:
-            return await sandbox.request(protocol.Release())
-        except CapsaError as error:
-            self._engine.log.warning("container %s: %s", container.name, error)
-            self._engine.remove_cgroup(container)
-            if not sandbox.alive:
-                self._engine.remove_control(container)
-            return None
-
-    def await_unmounting(self, container: Container, sandbox: Sandbox, *, released: bool) -> None:
-        """Until its sub-init hangs up, something of its last run is mounted, and it cannot be started.
-
-        One that was not ``released``, as it did not answer, is asked to go again and again.
-        """
-        container.unmounting = task = asyncio.ensure_future(self._unmount(container, sandbox, released))
-        self._unmounting.add(task)
-        task.add_done_callback(self._unmounting.discard)
-        task.add_done_callback(self._ended)
-
-    async def _unmount(self, container: Container, sandbox: Sandbox, released: bool) -> None:
-        try:
-            while not released and sandbox.alive:
-                try:
-                    released = isinstance(await sandbox.request(protocol.Release()), protocol.Unmounting)
-                    if not released:  # it does not unmount by itself
-                        sandbox.close()
-                except CapsaError:
-                    await asyncio.sleep(RETRY_SECONDS)
-            await sandbox.ended()
-            await self._engine.volume_mounts.release(container)
-        finally:
-            sandbox.close()
-            container.unmounting = None
-
-    async def _stored(self, container: Container) -> None:
-        """Wait for room on the disk for the exit; until it is stored there the sub-init keeps it."""
-        while not (self._containers.saved(container) or container.state.removing or self._engine.closing):
-            await asyncio.sleep(RETRY_SECONDS)
-            self._containers.save(container)
 
     def begin_restart(self, container: Container) -> None:
         """Start it again by itself, when its delay has passed."""
@@ -553,7 +470,7 @@ class LifeCycle:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.settle()
         # All at once: whoever waits for an unmounting must not take the end of that wait for the end of the unmounting.
-        late = [*self._tasks, *self._unmounting]
+        late = [*self._tasks, *self.aftermath.unmounting]
         for task in late:
             task.cancel()
         if late:

@@ -197,11 +197,10 @@ async def read(container: Container, selection: Selection) -> AsyncIterator[byte
             continue
         reader.file.seek(offsets.get(path, 0))
         try:
-            while lines := reader.lines():
-                if data := form.batch(lines):
-                    yield data
-                if form.over:
-                    return
+            for data in _pieces(reader, form):
+                yield data
+            if form.over:
+                return
         finally:
             reader.close()
     if selection.follow:
@@ -213,7 +212,20 @@ async def read(container: Container, selection: Selection) -> AsyncIterator[byte
             yield data
 
 
+def _pieces(reader: _Reader, form: _Form) -> Iterator[bytes]:
+    """What the file has by now and was not read yet, a batch a time; it stops when nothing later is wanted."""
+    while lines := reader.lines():
+        if data := form.batch(lines):
+            yield data
+        if form.over:
+            return
+
+
 async def _follow(container: Container, form: _Form, offset: int) -> AsyncIterator[bytes]:
+    """What is written from ``offset`` of the newest file on: read on at every change there, over rotations.
+
+    A change of the directory wakes it (`inotify`), as do the end of the run and the ``until`` of the selection.
+    """
     news = asyncio.Event()
     watch = inotify.watch(container.bundle, news.set)
     container.on_end.add(news.set)
@@ -238,20 +250,18 @@ async def _follow(container: Container, form: _Form, offset: int) -> AsyncIterat
                     reader.file.seek(max(0, offset))
                     offset = 0
             while reader is not None:
-                while lines := reader.lines():
-                    if data := form.batch(lines):
-                        yield data
-                    if form.over:
-                        return
+                for data in _pieces(reader, form):
+                    yield data
+                if form.over:
+                    return
                 if os.fstat(reader.file.fileno()).st_size < reader.file.tell():  # emptied, since only one file is kept
                     reader.file.seek(0)
                     continue
                 successor = _successor(container.log_path, reader.file)
                 if successor is None:
                     break
-                while lines := reader.lines():
-                    if data := form.batch(lines):
-                        yield data
+                for data in _pieces(reader, form):  # what was written between the last look and the rotation
+                    yield data
                 reader.close()
                 reader = successor
             if form.over or not going:

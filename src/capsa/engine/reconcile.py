@@ -86,7 +86,7 @@ def _give_up(engine: Engine, container: Container, sandbox: Sandbox) -> None:
         engine.log.warning(
             "container %s: its sub-init does not answer; it can be started when that has ended", container.name
         )
-        engine.lifecycle.await_unmounting(container, sandbox, released=False)
+        engine.lifecycle.aftermath.await_unmounting(container, sandbox, released=False)
     else:
         sandbox.close()
         engine.remove_control(container)

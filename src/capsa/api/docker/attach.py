@@ -9,7 +9,8 @@ import msgspec
 from aiohttp import web
 
 from capsa.api.docker.call import Call
-from capsa.api.docker.streams import MULTIPLEXED, RAW, detach_keys, hijack, send
+from capsa.api.docker.relay import detach_keys
+from capsa.api.docker.streams import MULTIPLEXED, RAW, hijack, send
 from capsa.engine import logs
 from capsa.engine.container import Container
 from capsa.engine.times import parse as parse_time

@@ -11,7 +11,7 @@ from aiohttp import web
 from capsa.api.docker import compat
 from capsa.api.docker.call import Call, answer, nothing
 from capsa.api.docker.documents import inspection, summary, update_warnings
-from capsa.api.docker.streams import detach_keys
+from capsa.api.docker.relay import detach_keys
 from capsa.engine import creation, links, name_service, validation
 from capsa.engine.config import Create, parse
 from capsa.engine.container import Container

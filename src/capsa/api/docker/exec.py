@@ -10,7 +10,8 @@ from aiohttp import web
 from capsa.api.docker.call import Call, answer, nothing
 from capsa.api.docker.errors import explain
 from capsa.api.docker.frames import Unframe, frame
-from capsa.api.docker.streams import detach_keys, hijack
+from capsa.api.docker.relay import detach_keys
+from capsa.api.docker.streams import hijack
 from capsa.engine.config import Struct, parse
 from capsa.engine.exec import Exec, ExecConfig, check_console
 from capsa.errors import CapsaError

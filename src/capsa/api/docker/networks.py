@@ -218,7 +218,7 @@ async def remove(call: Call) -> web.StreamResponse:
         if endpoint.container in engine.containers:
             container = engine.containers.find(endpoint.container)
             if not container.running:
-                await engine.lifecycle.cleaned(container)
+                await engine.lifecycle.aftermath.cleaned(container)
     network = engine.networks.remove(call.name, name_of)
     call.engine.events.network("destroy", network)
     return nothing()

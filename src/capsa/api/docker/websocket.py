@@ -16,7 +16,7 @@ from aiohttp import WSMsgType, web
 
 from capsa.api.docker.call import HEADERS, Call
 from capsa.api.docker.frames import Unframe
-from capsa.api.docker.streams import DetachKeys
+from capsa.api.docker.relay import DetachKeys
 from capsa.errors import Forbidden, InvalidArgument
 
 _LARGEST_MESSAGE = 1 << 20
