@@ -124,6 +124,26 @@ def test_a_restart_policy_waits_for_it(engine: EngineUnderTest, slow: SlowFileSy
     until(lambda: count.read_text() == "on\non\n")
 
 
+def test_a_volume_with_options_stays_mounted_until_then_and_a_removal_waits(
+    engine: EngineUnderTest, slow: SlowFileSystem
+) -> None:
+    options = {"type": "tmpfs", "device": "tmpfs"}
+    assert engine.api("POST", "/volumes/create", {"Name": "kept", "DriverOpts": options})[0] == 201
+    place = f" {engine.root / 'volumes' / 'kept' / '_data'} "
+    binds = [f"{slow.path}:/slow", "kept:/kept"]
+    container = started(engine, "sh", "-c", "sleep 1000", Binds=binds)
+    slow.detach()
+    assert engine.api("POST", f"/containers/{container}/kill")[0] == 204
+    assert slow.unmounting.wait(10)
+    removed = Asked(engine, "DELETE", f"/containers/{container}?force=1")
+    assert not removed.answered(0.5)
+    assert place in Path("/proc/self/mountinfo").read_text()
+    slow.go_on()
+    assert removed.answered(20) and removed.answer == (204, None)
+    assert place not in Path("/proc/self/mountinfo").read_text()
+    assert engine.api("DELETE", "/volumes/kept")[0] == 204
+
+
 def test_what_was_written_can_be_looked_at_meanwhile(engine: EngineUnderTest, slow: SlowFileSystem) -> None:
     container = in_slow_unmounting(engine, slow, "echo text > /file; sleep 1000")
     status, changes = engine.api("GET", f"/containers/{container}/changes")

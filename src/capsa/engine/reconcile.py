@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from capsa.platform.sandbox import Sandbox
 
 _LAUNCH_SECONDS = 10.0
+_AT_ONCE = 8  # sub-inits that are woken together: one that is silent holds up few, and many do not wait for a processor
 
 
 async def reconcile(engine: Engine) -> None:
@@ -28,7 +29,8 @@ async def reconcile(engine: Engine) -> None:
     engine.volumes.forget_missing()
     for container in engine.containers:
         container.state.removing = False
-    await asyncio.gather(*(_take_up(engine, container) for container in engine.containers))
+    slots = asyncio.Semaphore(_AT_ONCE)
+    await asyncio.gather(*(_take_up(engine, container, slots) for container in engine.containers))
     _end_strangers(engine)
     live = [container for container in engine.containers if container.running]
     engine.networks.restore(container.id for container in live)
@@ -54,12 +56,13 @@ def _remove_halves(engine: Engine) -> None:
             engine.containers.remove(container)
 
 
-async def _take_up(engine: Engine, container: Container) -> None:
-    sandbox = await engine.reconnect(container)
-    if sandbox is not None:
-        if sandbox.status.state in ("creating", "created", "failed") and not await _launched(sandbox):
+async def _take_up(engine: Engine, container: Container, slots: asyncio.Semaphore) -> None:
+    async with slots:
+        sandbox = await engine.reconnect(container)
+        if sandbox is not None and not await _launched(sandbox):
             _give_up(engine, container, sandbox)
             return
+    if sandbox is not None:
         execs = sandbox.status.execs
         engine.lifecycle.adopt(container, sandbox)
         engine.execs.adopt(container, execs)
@@ -95,13 +98,13 @@ def _give_up(engine: Engine, container: Container, sandbox: Sandbox) -> None:
 
 
 async def _launched(sandbox: Sandbox) -> bool:
-    """The earlier engine went down within a launch: wait for what becomes of it."""
+    """Whether it runs, or has run: the earlier engine may have gone down within a launch, and that is waited for."""
     try:
         async with asyncio.timeout(_LAUNCH_SECONDS):
             await sandbox.launched()
     except (CapsaError, TimeoutError):
         return False
-    return sandbox.status.state != "failed"
+    return True
 
 
 def _end_strangers(engine: Engine) -> None:
