@@ -1,8 +1,9 @@
 """``python -m bench.genode DIRECTORY``: containers on a real Genode, whose programs that directory has (and ``dummy``).
 
-How long it takes from the request to start one until its component's first line is in the log, one after the other; and
-what many of them need in memory, with one program and with a program for each: by Linux (sums of proportional set
-sizes) and by Genode's own reports (what is used of the quota).
+How long it takes from the request to start one until its component's first line is in the log, one after the other, and
+how many starts of ``/bin/true`` that is, in turn with them, as machines differ; the same for those that need more
+capabilities than the sub-init in reserve has. And what many of them need in memory, with one program and with a program
+for each: by Linux (sums of proportional set sizes) and by Genode's own reports (what is used of the quota).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from bench.spawn import BenchError
 CAPSA = [sys.executable, "-m", "capsa.cli.main"]
 CONFIG = "GENODE_CONFIG=config\n+ log | string: up\n+ sleep | ms: 3600000\n-\n"
 MIB = 1 << 20
+PAUSE = 0.6  # seconds between starts: in use, there are some
 
 
 @contextlib.contextmanager
@@ -77,12 +79,15 @@ def image(base: Path, name: str, program: bytes) -> None:
     path.unlink()
 
 
-def start(api: Api, base: Path, name: str, *, files: bool) -> tuple[str, float]:
-    """A new container's id, and the milliseconds from the request until its first line was written."""
+def start(api: Api, base: Path, name: str, *, files: bool, reserve: bool = True) -> tuple[str, float]:
+    """A new container's id, and the milliseconds from the request until its first line was written.
+
+    Without ``reserve`` it gets a sub-init of its own.
+    """
     body = {
         "Image": name,
         "Env": [CONFIG],
-        "Labels": {"org.genode.vfs": "yes" if files else "no"},
+        "Labels": {"org.genode.vfs": "yes" if files else "no", "org.genode.caps": "100" if reserve else "450"},
         "HostConfig": {"NetworkMode": "none"},
     }
     identity = api.request("POST", "/containers/create", body)["Id"]
@@ -115,18 +120,34 @@ def used(api: Api, identity: str) -> int:
 
 
 def times(api: Api, base: Path, count: int) -> None:
-    """Print how long starts take; the first one starts Genode as well, and does not count."""
-    for files in (False, True):
-        found = []
-        for _ in range(count + 1):
-            identity, took = start(api, base, "program", files=files)
-            found.append(took)
-            time.sleep(0.3)
+    """Print how long starts take, one kind in turn with the others; the first ones start Genode, and do not count."""
+    kinds = [(files, reserve) for files in (False, True) for reserve in (True, False)]
+    found: dict[tuple[bool, bool], list[float]] = {kind: [] for kind in kinds}
+    plain = []
+    for number in range(count + 1):
+        for files, reserve in kinds:
+            identity, took = start(api, base, "program", files=files, reserve=reserve)
+            time.sleep(PAUSE)
             api.request("DELETE", f"/containers/{identity}?force=1")
-            time.sleep(0.3)
-        low, middle, high = min(found[1:]), statistics.median(found[1:]), max(found[1:])
-        what = "with files" if files else "without files"
-        print(f"start to first line, {what}: {low:.0f} {middle:.0f} {high:.0f} ms (least, middle, most of {count})")
+            time.sleep(PAUSE)
+            if number:
+                found[files, reserve].append(took)
+                plain.append(plain_start())
+    for (files, reserve), took_all in found.items():
+        low, middle, high = min(took_all), statistics.median(took_all), max(took_all)
+        what = ("with files" if files else "without files") + ("" if reserve else ", a sub-init of its own")
+        ratio = middle / statistics.median(plain)
+        print(
+            f"start to first line, {what}: {low:.0f} {middle:.0f} {high:.0f} ms (least, middle, most of {count}), "
+            f"{ratio:.0f} starts of /bin/true"
+        )
+
+
+def plain_start() -> float:
+    """The milliseconds from making a process of ``/bin/true`` to its end."""
+    begin = time.perf_counter()
+    os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
+    return (time.perf_counter() - begin) * 1000
 
 
 def sharing(api: Api, base: Path, program: bytes, count: int) -> None:
