@@ -37,11 +37,13 @@ LATER = (
     "capsa.platform.linux.nameserver",
     "capsa.platform.linux.netdevices",
     "capsa.platform.linux.reaper",
+    "capsa.platform.linux.seccomp",
     "capsa.sys.netlink",
 )
 """Modules that are read once somebody looks into them: their users import them as modules, not names of theirs.
 
-Only what the caller's side uses can be among them: the processes that it makes import nothing (`birth.guard`).
+The processes that are made import nothing (`birth.guard`): what they look into has to be read before, see
+`capsa.platform.linux.container._read_ahead`.
 """
 _KNOWN = ("0.20", "0.21", "0.22")
 # From 3.14 on msgspec asks for annotations by ``annotationlib``, which needs a real ``enum``.

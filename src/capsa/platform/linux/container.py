@@ -118,6 +118,7 @@ def create(
             pivot=pivot,
             keyring=keyring,
         )
+        _read_ahead(linux)
         made = _make(plan, cgroup.fd, sibling)
     try:
         _attend(made, plan, cache, meanwhile, born)
@@ -146,6 +147,12 @@ def _gone(error: Gone, cgroup: Cgroup) -> LaunchFailed:
     if cgroup.oom_kills() > 0:
         return LaunchFailed("the process was killed for lack of memory while it was set up: raise the memory limit")
     return LaunchFailed(str(error))
+
+
+def _read_ahead(linux: Linux) -> None:
+    """Have modules read that were put off (`capsa.runtime.lean`): a child that looks into them can read nothing."""
+    if linux.seccomp is not None:
+        getattr(seccomp, "install")  # noqa: B009
 
 
 def _filter(linux: Linux, cache: StrPath | None) -> seccomp.Filter | None:

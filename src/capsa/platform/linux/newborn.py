@@ -8,7 +8,7 @@ import select
 import signal
 
 from capsa.oci.runtime import Rlimit
-from capsa.platform.linux import netdevices, seccomp
+from capsa.platform.linux import netdevices
 from capsa.platform.linux.channel import Channel, Gone
 from capsa.platform.linux.process import limit
 from capsa.sys import process as calls
@@ -17,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
+
+    from capsa.platform.linux import seccomp
 
 
 class Birth:
@@ -83,8 +85,10 @@ class Birth:
         """Say that it may execute its program once it is set up; `start` has to follow."""
         self._told = True
         with contextlib.suppress(Gone):  # it was killed meanwhile: that will be its exit code
-            known = self.filter or seccomp.Filter(b"")
-            self.channel.send("start", known.flags, known.code)
+            if self.filter is None:
+                self.channel.send("start")
+            else:
+                self.channel.send("start", self.filter.flags, self.filter.code)
 
     def start(self) -> None:
         """Let it execute; then run the poststart hooks.
