@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -183,6 +184,33 @@ def test_policies_hold_over_a_restart(engine: EngineUnderTest, busybox: str) -> 
     until(engine, always, "running")
     assert state(engine, stopped)["Status"] == "exited"
     remove(engine, always, stopped)
+
+
+def test_one_that_fails_while_the_engine_ends_is_started_again(
+    engine: EngineUnderTest, busybox: str, tmp_path: Path
+) -> None:
+    slow = create(engine, busybox, "sleep", "1000")
+    start(engine, slow)
+    config = engine.root / "containers" / slow / "config.json"
+    hook = {"path": "/bin/sleep", "args": ["sleep", "8"]}
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"hooks": {"poststop": [hook]}}))
+    failing = create(
+        engine,
+        busybox,
+        *("sh", "-c", "[ -e /again ] && sleep 1000; touch /again; while [ ! -e /t/now ]; do usleep 9000; done; exit 3"),
+        HostConfig={"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 1}, "Binds": [f"{tmp_path}:/t"]},
+    )
+    start(engine, failing)
+    engine.api("POST", f"/containers/{slow}/kill")  # its sub-init is now at its hook, and does not answer the engine
+    ending = threading.Thread(target=engine.down)
+    ending.start()
+    time.sleep(1)
+    (tmp_path / "now").touch()
+    ending.join()
+    engine.up()
+    until(engine, failing, "running")
+    assert engine.api("GET", f"/containers/{failing}/json")[1]["RestartCount"] == 1
+    remove(engine, slow, failing)
 
 
 def test_half_made_directories_go(engine: EngineUnderTest, busybox: str) -> None:

@@ -408,7 +408,7 @@ class LifeCycle:
 
     def _wants_restart(self, container: Container, ran: float) -> bool:
         policy, state = container.host.restart_policy, container.state
-        if state.stopped or state.removing or self._engine.closing:
+        if state.stopped or state.removing:
             return False
         match policy.name:
             case "always" | "unless-stopped":
