@@ -109,6 +109,7 @@ class GenodeHost:
         self._last_words = ""
         self._fault: tuple[float, str] | None = None
         self._taps = Taps()
+        self._warned = False  # of the driver of networks
         self._given = compile.CONFIGS  # to all that are in the newest configuration
         self._reserve = Reserve(self._directory)
 
@@ -337,6 +338,14 @@ class GenodeHost:
             lacks = [network.ROUTER_ROM] if network.ROUTER_ROM not in there else []
             lacks += [] if driver else [" or ".join(network.DRIVERS)]
             raise Unsupported(f"this Genode has no networks: {self.settings.binaries} lacks {', '.join(lacks)}")
+        if driver != network.DRIVERS[0] and not self._warned:
+            self._warned = True
+            print(
+                f"networks are those of {driver}, which stands still for ever after a flood: put {network.DRIVERS[0]} "
+                f"into {self.settings.binaries}",
+                file=sys.stderr,
+                flush=True,
+            )
         return msgspec.structs.replace(made, network=True, links=tuple(map(link_of, launch.interfaces)), driver=driver)
 
     def plug(self, member: Member, interface: Interface) -> None:
