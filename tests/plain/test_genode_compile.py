@@ -405,6 +405,7 @@ def test_names_that_hid_cannot_hold_are_refused_in_a_router_too() -> None:
         ({}, True),
         ({"files": False}, True),
         ({"volumes": (Volume("/a", "/a"), Volume("/b", "/b"))}, True),
+        ({"volumes": tuple(Volume(each, each) for each in ("/a", "/b", "/c"))}, False),
         ({"heartbeat": True, "read_only": True}, True),
         ({"quota": Quota(100 * MIB, 100)}, False),
         ({"quota": Quota(8 * MIB, 400)}, False),
@@ -419,7 +420,7 @@ def test_the_sub_init_that_waits_is_for_containers_that_fit_and_want_nothing_els
     made = msgspec.structs.replace(Bundle(name="c-1", binary="hello", roms=(("hello", "H" * 43),)), **changed)
     assert compile.suits_spare(made) is suits
     if suits:
-        assert compile.entry(made).quota.fits(compile.spare("sub-1").quota)
+        assert compile.quota(made).fits(compile.spare("sub-1").quota)
         assert set(compile.entry(made).services) <= set(compile.spare("sub-1").services)
 
 

@@ -40,7 +40,7 @@ VOLUME = Quota(0, 20)  # what the VFS needs for one more session
 CHANGES = Quota(16 * budget.MIB, 20)  # of files, where they are kept in memory
 CONFIGS = Quota(16 * budget.MIB, 500)
 OUTERMOST = Quota(16 * budget.MIB, 500)
-SPARE = Quota(64 * budget.MIB, 440)  # until it is known for whom
+SPARE = Quota(30 * budget.MIB, 420)  # what a container with files takes, and two volumes
 SPARE_SERVICES = ("Timer",)
 _FILE_ROMS = ("vfs", "lx_fs")
 _HOST_ROMS = ("ld.lib.so", "init", *_FILE_ROMS, *network.ROMS)
@@ -142,10 +142,11 @@ def system(quota: Quota) -> Node:
 # ---- the dynamic part ----
 
 
-def entry(bundle: Bundle, execs: int = 0) -> Entry:
-    """A container's part, with so many additional components."""
-    total = quota(bundle, execs)
-    return Entry(bundle.name, total, _of_the_parent(bundle), bundle.files, bundle.network, bundle.priority)
+def entry(bundle: Bundle, total: Quota | None = None) -> Entry:
+    """A container's part; ``total``: with another quota than it needs."""
+    return Entry(
+        bundle.name, total or quota(bundle), _of_the_parent(bundle), bundle.files, bundle.network, bundle.priority
+    )
 
 
 def spare(name: str) -> Entry:

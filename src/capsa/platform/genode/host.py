@@ -293,8 +293,9 @@ class GenodeHost:
         made = self._placed(bundle.read(spec, "", contents.roms, contents.texts), launch)
         for content in (*([contents.archive] if made.files else []), *contents.roms.values()):
             self._offer(content)
-        spare_suits = self._reserve.suits(made)
-        self._fits(launch.id, compile.quota(made), compile.components(made) - spare_suits, beside=not spare_suits)
+        spare_suits = self._reserve.suits(made) and compile.SPARE.fits(self._left())
+        wanted = compile.SPARE if spare_suits else compile.quota(made)
+        self._fits(launch.id, wanted, compile.components(made) - spare_suits, beside=not spare_suits)
         name = self._reserve.name if spare_suits else self._new_name(f"{launch.id[:SHORT_ID]}-")
         names = NameSockets(launch.interfaces[0]) if launch.names and launch.interfaces else None
         made = msgspec.structs.replace(made, name=name, names=names_of(names))
@@ -314,7 +315,8 @@ class GenodeHost:
             self._watch_reports(name)
         else:
             self._reserve.take()
-            member.granted, member.version = compile.SPARE, spare.VERSION
+            member.least = member.granted = compile.SPARE
+            member.version = spare.VERSION
             print(f"container {launch.id[:SHORT_ID]} has the sub-init {name}", file=sys.stderr, flush=True)
         return member
 
@@ -487,10 +489,9 @@ class GenodeHost:
         return answered and not any(each.watched or each.leaving for each in self.members.values())
 
     def _tidy(self) -> None:
-        """Have a spare sub-init, and take back what containers got with theirs and do not need."""
+        """Have a spare sub-init, where there is room for one."""
         try:
             changed = self._reserve.overdue(self._version)
-            changed = changed or any(each.active and each.granted != each.quota for each in self.members.values())
             if not self._reserve.name and spare.affordable(self._left(), *self._descriptors()):
                 name = self._new_name(spare.PREFIX)
                 self._watch_reports(name)

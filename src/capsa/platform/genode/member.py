@@ -109,6 +109,7 @@ class Member:
         self.status = Status(state="creating")
         self._lacking = 0.0  # since when something is missing that it needs, as reports have it
         self.execs: dict[str, Additional] = {}
+        self.least = Quota(0, 0)  # what its sub-init had before it was the container's
         self.granted = Quota(0, 0)  # what its start node had in the newest configuration
         self.version = 0  # of its sub-init's configuration
         self.awaits = 0  # the configuration of all that has to be in effect before the next one of its own
@@ -122,13 +123,17 @@ class Member:
         self._exec_count = 0
         self._short: tuple[str, int, int] | None = None
         self._trouble = ""
+        self._there: set[str] = set()  # its components, by the newest report
         log = LogWriter(launch.log) if launch.log is not None else None
         self.streams = Streams(machine.loop, fed=True, log=log, on_trouble=self._log_trouble)
 
     @property
     def quota(self) -> Quota:
-        """What its start node has to have."""
-        return compile.quota(self.bundle, len(self.execs))
+        """What its start node has to have; never less than its sub-init began with.
+
+        Genode 26.02 takes more than it is to take, and gives that back then: meanwhile there is nothing for sessions.
+        """
+        return compile.quota(self.bundle, len(self.execs)).larger(self.least)
 
     @property
     def active(self) -> bool:
@@ -142,7 +147,7 @@ class Member:
 
     def entry(self) -> compile.Entry:
         """Its part of the configuration of all containers."""
-        return compile.entry(self.bundle, len(self.execs))
+        return compile.entry(self.bundle, self.quota)
 
     def subinit(self, cow: bool) -> Node:
         """The configuration of its sub-init."""
@@ -223,7 +228,7 @@ class Member:
         if memory.limit < budget.LEAST_RAM:
             raise InvalidArgument(f"{memory.limit} bytes are too little: {budget.shown(budget.LEAST_RAM)} at least")
         wanted = msgspec.structs.replace(before, quota=Quota(memory.limit, before.quota.caps))
-        self._machine.admit(self, compile.quota(wanted, len(self.execs)) - self.quota)
+        self._machine.admit(self, compile.quota(wanted, len(self.execs)).larger(self.least) - self.quota)
         self._become(wanted)
 
     def _become(self, wanted: Bundle) -> None:
@@ -351,6 +356,7 @@ class Member:
                 elif main.id is not None:
                     self.began()
         if inner is not None:
+            self._there = {each.name for each in inner.children.values() if each.id is not None and not each.incomplete}
             self._notice_shortage(inner.children)
             for each in list(self.execs.values()):
                 self._exec_reported(each, inner.children.get(each.wanted.name))
@@ -426,7 +432,8 @@ class Member:
     def components(self, cow: bool) -> list[str]:
         """Those that run, as far as is known; an empty name for its sub-init."""
         waiting = {each.wanted.name for each in self.execs.values() if each.answer is not None}
-        return ["", *(each.name for each in self.subinit(cow).nodes("start") if each.name not in waiting)]
+        there = {MAIN, *self._there} - waiting
+        return ["", *(each.name for each in self.subinit(cow).nodes("start") if each.name in there)]
 
     def crashed(self, component: str, what: str) -> None:
         """The kernel has ended one of its components."""

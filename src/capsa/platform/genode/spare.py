@@ -2,8 +2,8 @@
 
 There is one at most, made when nothing else is to be done. It is an `init` like all others, with a quota that ordinary
 containers fit in, the routes that they have, and no component. The container that it becomes the sub-init of is
-written into its configuration; what the container does not need of the quota goes back with the next change of the
-configuration of all. So Genode calls such a container what its sub-init was called before.
+written into its configuration, and keeps the quota, what it does not need included: so none is made once half of all
+is taken. Genode calls such a container what its sub-init was called before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PREFIX = "sub-"
 VERSION = 1  # of its own configuration, while it waits
 QUIET_SECONDS = 0.25  # without a launch or another change, until one is made
 REST_SECONDS = 30.0  # until the next, where one could not be made, or has had a fault
-ROOM = Quota(4 * compile.SPARE.ram, 4 * compile.SPARE.caps)  # that has to be left for others
+ROOM = Quota(20 * compile.SPARE.ram, 20 * compile.SPARE.caps)  # that has to be left for others
 COMPONENTS = 6  # for whose files core has to have room as well, so that a container can be started beside it
 
 
