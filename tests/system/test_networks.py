@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import struct
 import subprocess
 import time
 from typing import Any
@@ -16,6 +18,7 @@ from capsa.network.endpoint import Wish
 from capsa.network.model import Pool, Port
 from capsa.sys import nftables
 from capsa.sys.netlink import Netlink
+from capsa.sys.netlink_socket import NLM_F_ACK, NLM_F_CREATE, NetlinkSocket, attributes
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
 
@@ -384,3 +387,57 @@ def test_a_burst_of_containers_is_one_row_each(world: World) -> None:
     assert len(networks.endpoints()) == 201
     assert len({endpoint.address(4) for endpoint in networks.endpoints()}) == 201
     assert each < 0.05
+
+
+def in_table(*messages: tuple[int, int, bytes], name: str = "theirs") -> None:
+    """Change the table ``inet NAME`` without nft: type, flags and attributes of each message."""
+    head, batch = struct.pack("!BBH", 1, 0, 0), struct.pack("!BBH", 0, 0, 10)
+    connection = NetlinkSocket(nftables.NETLINK_NETFILTER)
+    try:
+        changes = [
+            (10 << 8 | kind, flags, head + attributes((1, name.encode() + b"\0")) + more)
+            for kind, flags, more in messages
+        ]
+        kind, flags, body = changes[-1]
+        changes[-1] = kind, flags | NLM_F_ACK, body
+        connection.batch("change table", name, [(16, 0, batch), *changes, (17, 0, batch)])
+    finally:
+        connection.close()
+
+
+def test_other_programs_tables_are_read_by_a_process_of_their_own(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = world.engine()
+    endpoint = networks.connect("bridge", "a" * 64)
+    server = world.plug(endpoint)
+    world.serve(server, 80)
+    here_only: list[str] = []
+    monkeypatch.setattr(nftables, "_run_here", here_only.append)
+    in_table((0, NLM_F_CREATE, b""))
+    _, held = networks.publish(endpoint, [Port(container_port=80, host_port=8080)])
+    assert world.reach(here(), "127.0.0.1", 8080)[0] == str(server)
+    assert not here_only and "table inet theirs" in nftables.run("list tables")
+    networks.release("a" * 64)
+    networks.close()
+    del held
+
+
+def test_what_this_nftables_cannot_read_is_an_error_and_not_the_end(world: World) -> None:
+    """A set of interfaces as nftables 1.1.3 makes it ends 1.0.6, which Debian 12 has."""
+    networks = world.engine()
+    networks.connect("bridge", "a" * 64)
+    key_of_meta = bytes.fromhex("000401000000 0308 0004040000000100")
+    word = struct.Struct("!I").pack
+    new_set = attributes((2, b"s\0"), (3, word(0)), (4, word(41)), (5, word(16)), (10, word(1)), (13, key_of_meta))
+    in_table((0, NLM_F_CREATE, b""), (9, NLM_F_CREATE, new_set))
+    if subprocess.run([nftables.PROGRAM, "list", "tables"], capture_output=True).returncode == -signal.SIGSEGV:
+        with pytest.raises(CapsaError, match=r"was ended by SIGSEGV.*\(there are theirs\)"):
+            networks.create("mine")
+        assert not [each for each in networks.all() if each.name == "mine"], "half a network"
+    in_table((2, 0, b""))
+    network = networks.create("mine")
+    assert networks.connect("mine", "b" * 64).network == network.id
+    networks.release("a" * 64)
+    networks.release("b" * 64)
+    networks.close()

@@ -140,7 +140,10 @@ class Engine:
         await self.names.close()
         if self.clearing is not None:
             self.clearing.cancel()
-        self.networks.close()
+        try:
+            self.networks.close()
+        except CapsaError as error:
+            self.log.warning("bridges and rules of networks stay: %s", error)
         self.database.close()
         from capsa.platform.linux.cgroup import remove_parent
 

@@ -33,7 +33,10 @@ async def reconcile(engine: Engine) -> None:
     await asyncio.gather(*(_take_up(engine, container, slots) for container in engine.containers))
     _end_strangers(engine)
     live = [container for container in engine.containers if container.running]
-    engine.networks.restore(container.id for container in live)
+    try:
+        engine.networks.restore(container.id for container in live)
+    except CapsaError as error:  # containers have to be in somebody's hands in any case; the next change tries again
+        engine.log.error("networks and published ports are as the last engine left them: %s", error)
     for container in live:
         container.endpoints = engine.networks.endpoints(container=container.id)
         name_service.take_up(engine, container)
