@@ -342,7 +342,8 @@ def test_logs_follow_until_the_end(sdk):
     stream = container.logs(stream=True, follow=True)
     assert next(stream) == b"one\n"
     container.exec_run(["sh", "-c", "kill $(pidof cat)"])
-    assert b"".join(stream).endswith(b"two\n")
+    # The shell says that cat was terminated on its standard error: between two pipes there is no order.
+    assert b"two\n" in b"".join(stream).splitlines(keepends=True)
 
 
 def test_a_followed_log_can_be_let_go(sdk):
