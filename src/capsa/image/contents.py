@@ -86,6 +86,10 @@ class Contents:
             raise
         await asyncio.shield(self.collect(thorough=False) if self._missed else self._sweep(hold.digests))
 
+    async def expect(self) -> None:
+        """Something is coming that will have to be unpacked."""
+        await self._workers.prepare()
+
     async def prepare(
         self, found: Found, hold: Hold, progress: Progress, *, parent: str = "", verb: str = EXTRACTING
     ) -> Ready:

@@ -315,6 +315,7 @@ class Images:
         """
         wanted = platforms.parse(platform) if platform else None
         async with self._contents.operation() as hold:
+            await self._contents.expect()
             found = await self._read(source, hold, wanted)
             ready = [await self._contents.prepare(each, hold, progress, verb="Loading layer") for each in found]
             loaded: list[Loaded] = []

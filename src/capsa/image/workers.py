@@ -69,6 +69,17 @@ class Workers:
             return self._store.layer(report.diff_id)
         raise getattr(errors, report.kind, CapsaError)(report.message)
 
+    async def prepare(self) -> None:
+        """Have a process ready, as there will be something to unpack; to start one takes as long as a hundred files.
+
+        Raises `CapsaError` where none can be started.
+        """
+        if self._idle or self._slots.locked():
+            return
+        async with self._slots:
+            self._idle.append(await _Process.start(self._store.root))
+        self._watch()
+
     async def close(self) -> None:
         """End all processes; unpackings under way fail."""
         if self._timer:
