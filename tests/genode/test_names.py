@@ -17,6 +17,9 @@ from fixtures.wait import until
 EXEC = ("192.0.2.2", "192.0.2.1")
 
 
+pytestmark = pytest.mark.usefixtures("alone")
+
+
 @pytest.fixture(scope="module")
 def engine(need_root: None) -> Iterator[EngineUnderTest]:
     where = genode.binaries("nic_router", "tap_nic", "test-net_echo")
@@ -30,13 +33,6 @@ def engine(need_root: None) -> Iterator[EngineUnderTest]:
         yield under_test
     finally:
         under_test.close()
-
-
-@pytest.fixture(autouse=True)
-def alone(engine: EngineUnderTest) -> Iterator[None]:
-    yield
-    for name in engine.docker("ps", "-aq").stdout.split():
-        engine.docker("rm", "-f", name)
 
 
 def question(name: str, own: str, server: str, more: str = "") -> str:

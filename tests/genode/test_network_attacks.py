@@ -27,6 +27,9 @@ SIOCGIFADDR = 0x8915
 SOL_PACKET, ADD_MEMBERSHIP, PROMISCUOUS = 263, 1, 1
 
 
+pytestmark = pytest.mark.usefixtures("alone")
+
+
 @pytest.fixture(scope="module")
 def engine(need_root: None) -> Iterator[EngineUnderTest]:
     where = genode.binaries("nic_router", "tap_nic", "ping", "test-net_echo")
@@ -42,13 +45,6 @@ def engine(need_root: None) -> Iterator[EngineUnderTest]:
         yield under_test
     finally:
         under_test.close()
-
-
-@pytest.fixture(autouse=True)
-def alone(engine: EngineUnderTest) -> Iterator[None]:
-    yield
-    for name in engine.docker("ps", "-aq").stdout.split():
-        engine.docker("rm", "-f", name)
 
 
 def echo(engine: EngineUnderTest, name: str, network: str) -> str:

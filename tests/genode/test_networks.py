@@ -23,6 +23,9 @@ from capsa.sys.netlink import Netlink
 ENOUGH = 4  # questions without an answer: each has a second, and an answer takes milliseconds
 
 
+pytestmark = pytest.mark.usefixtures("alone")
+
+
 @pytest.fixture(scope="module")
 def engine(need_root: None) -> Iterator[EngineUnderTest]:
     where = genode.binaries("nic_router", "linux_nic", "ping", "test-net_echo")
@@ -38,13 +41,6 @@ def engine(need_root: None) -> Iterator[EngineUnderTest]:
         yield under_test
     finally:
         under_test.close()
-
-
-@pytest.fixture(autouse=True)
-def alone(engine: EngineUnderTest) -> Iterator[None]:
-    yield
-    for name in engine.docker("ps", "-aq").stdout.split():
-        engine.docker("rm", "-f", name)
 
 
 def echo(engine: EngineUnderTest, name: str, network: str, *flags: str) -> str:
