@@ -18,17 +18,30 @@ import pytest
 from capsa.errors import InvalidArgument, LaunchFailed
 from capsa.oci import runtime
 from capsa.platform.linux import birth
-from capsa.platform.linux.channel import Channel
+from capsa.platform.linux.channel import Channel, Message
 from capsa.runtime import lean, main, stand_ins
 
 SOURCE = Path(runtime.__file__).parents[2]
 PACKAGES = Path(msgspec.__file__).parents[1]
-LEFT_OUT = {"collections", "dataclasses", "enum", "functools", "inspect", "re", "selectors", "typing", "uuid"}
+LEFT_OUT = {
+    "_collections_abc",
+    "collections",
+    "dataclasses",
+    "enum",
+    "functools",
+    "inspect",
+    "re",
+    "selectors",
+    "typing",
+    "uuid",
+}
 
 _BEGIN = f"""
 import sys
 sys.path += [{str(SOURCE)!r}, {str(PACKAGES)!r}]
-from capsa.runtime import lean, main
+from capsa.runtime import lean
+lean.import_os()
+from capsa.runtime import main
 """
 _LOAD = """
 verb = sys.argv[1]
@@ -57,6 +70,35 @@ def modules(verb: str) -> dict[str, str]:
 @pytest.mark.parametrize("verb", ["create", "delete", "exec", "kill", "run", "start", "state"])
 def test_a_call_imports_none_of_the_expensive_modules(verb: str) -> None:
     assert not LEFT_OUT & modules(verb).keys()
+
+
+@pytest.mark.parametrize("verb", sorted(main.LIGHT))
+def test_a_light_verb_imports_nothing_for_specifications_and_system_calls(verb: str) -> None:
+    assert not {"_ctypes", "_datetime", "capsa.oci.runtime", "msgspec"} & modules(verb).keys()
+
+
+_ENVIRONMENT = """
+import os
+os.environ["CAPSA_B"] = "2"
+del os.environ["CAPSA_A"]
+own = {name: value for name, value in os.environ.items() if name.startswith("CAPSA_")}
+print(own, dict(os.environ) == os.environ.copy(), sorted(os.environ.keys()) == sorted(os.environ))
+print(os.environ.get("CAPSA_B"), os.environ.get("CAPSA_A", "none"), os.environ.get("CAPSA_C"))
+print("CAPSA_B" in os.environ, "CAPSA_A" in os.environ, len(os.environ.values()) == len(os.environ))
+print({"CAPSA_C": "3"} | os.environ == dict(os.environ) | {"CAPSA_C": "3"}, os.getenv("CAPSA_B"))
+print(isinstance("a", os.PathLike), isinstance(type("P", (), {"__fspath__": str})(), os.PathLike))
+print(os.waitstatus_to_exitcode(os.waitpid(os.posix_spawn("/bin/sh", ["sh", "-c", "exit $CAPSA_B"], os.environ), 0)[1]))
+"""
+
+
+def test_the_environment_is_what_it_is_elsewhere() -> None:
+    variables = {"CAPSA_A": "1", "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-I", "-S", "-c"]
+    told = [
+        subprocess.run([*command, program], env=variables, stdout=subprocess.PIPE, check=True).stdout
+        for program in (_ENVIRONMENT, f"{_BEGIN}assert '_collections_abc' not in sys.modules\n{_ENVIRONMENT}")
+    ]
+    assert told[0] == told[1] and told[0].startswith(b"{'CAPSA_B': '2'} True True\n2 none None\nTrue False True\n")
 
 
 @cache
@@ -176,6 +218,32 @@ def test_a_module_for_later_is_read_when_somebody_looks_into_it() -> None:
         "print(container.hooks.run.__module__, type(sys.modules[name]).__name__)\n"
     )
     assert told.splitlines() == ["_Later", "capsa.platform.linux.hooks module"]
+
+
+def test_a_light_verb_gets_the_rest_as_lean_once_it_needs_it(tmp_path: Path) -> None:
+    (tmp_path / "box").mkdir()
+    (tmp_path / "box" / "config.json").write_text('{"ociVersion": "1.2.0", "hooks": {"poststart": [{"path": "/x"}]}}')
+    told = python(
+        _LOAD + "from capsa.runtime.container import Container\n"
+        "before = 'msgspec' in sys.modules\n"
+        "print(before, Container(sys.argv[2], 'box').spec.hooks.poststart[0].path, 're' in sys.modules)\n",
+        "start",
+        str(tmp_path),
+    )
+    assert told.split() == ["False", "/x", "False"]
+
+
+def test_words_on_a_channel_arrive_whole() -> None:
+    for sent in (
+        Message("go on"),
+        Message("start", -3, b"\n\0\xff\n"),
+        Message("failed", data="umlauts: \u00fc\n".encode(), kind="LaunchFailed", code=127),
+    ):
+        got = Message.decode(sent.encode())
+        assert [getattr(got, name) for name in Message.__slots__] == [getattr(sent, name) for name in Message.__slots__]
+    for broken in (b"", b"start", b"start\n\n\n\n", b"\xff\n1\n\n1\n"):
+        with pytest.raises(ValueError, match=r"."):
+            Message.decode(broken)
 
 
 def test_a_process_for_a_container_imports_nothing_any_more() -> None:

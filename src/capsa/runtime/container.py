@@ -155,6 +155,9 @@ class Container:
     def spec(self) -> Spec:
         """Its specification, as it was at creation."""
         if self._spec is None:
+            from capsa.runtime import lean
+
+            lean.load(())
             from capsa.oci import runtime
 
             self._spec = runtime.loads(self.config, f"{self.directory}/config.json")

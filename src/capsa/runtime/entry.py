@@ -1,7 +1,8 @@
 """Where `capsa-runtime` begins: ``python -I -S entry.py DIRECTORY OPTIONS…``; msgspec is installed in DIRECTORY.
 
-As little as can be, since Python compiles a script each time that it runs. For the same reason the first module comes
-straight from its compiled file, if that is of this source: Python would list four directories to find it.
+The launcher gives Python the compiled file of this one, if that is newer: to compile it each time takes time, and
+memory for the compiler. Likewise the first module comes straight from its compiled file, if that is of this source:
+Python would list four directories to find it.
 """
 
 import gc
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def together() -> "ModuleType":
     """The module of that name."""
-    name, directory = "capsa.runtime.together", __file__.rpartition("/")[0]
+    name, directory = "capsa.runtime.together", __file__.rpartition("/capsa/")[0] + "/capsa/runtime"
     source = posix.stat(f"{directory}/together.py")
     head = b"".join(each.to_bytes(4, "little") for each in (0, int(source.st_mtime), source.st_size))
     try:
@@ -41,6 +42,9 @@ if __name__ == "__main__":
     from capsa.runtime import sealing
 
     sealing.begin_again([__file__, sys.path[-1], *sys.argv[1:]])
+    from capsa.runtime import lean
+
+    lean.import_os()
     from capsa.runtime.main import main
 
     main()

@@ -26,8 +26,10 @@ else:
 
 LATER = (
     "capsa.platform.linux.cgroup.bpf",
+    "capsa.platform.linux.cgroup.devices",
     "capsa.platform.linux.cgroup.kill",
     "capsa.platform.linux.cgroup.oom",
+    "capsa.platform.linux.cgroup.plan",
     "capsa.platform.linux.cgroup.v1",
     "capsa.platform.linux.cgroup.v2",
     "capsa.platform.linux.entering",
@@ -52,8 +54,17 @@ _PYTHONS = ((3, 11), (3, 12), (3, 13))
 _TYPED = ("msgspec", "capsa.oci.runtime")
 
 
+def import_os() -> None:
+    """Import ``os``, on which all else rests, without the abstract classes that it needs for ``os.environ``."""
+    if sys.version_info[:2] in _PYTHONS and "os" not in sys.modules:
+        _with_stand_ins(("os",), stand_ins.for_os())
+
+
 def load(names: tuple[str, ...], *, types: bool = True) -> None:
-    """Import the modules ``names``, and msgspec before them (``types``), with stand-ins for what they import."""
+    """Import the modules ``names``, and msgspec before them (``types``), with stand-ins for what they import.
+
+    A verb that hardly ever needs msgspec calls this again where it does.
+    """
     if "msgspec" in sys.modules:
         return
     if types:
@@ -88,10 +99,12 @@ def _is_known() -> bool:
     return any(f"version = '{known}." in text for known in _KNOWN)
 
 
-def _with_stand_ins(names: Iterable[str]) -> None:
-    if not _placed:
-        _placed.update(stand_ins.make())
-    placed = {name: module for name, module in _placed.items() if name not in sys.modules}
+def _with_stand_ins(names: Iterable[str], made: dict[str, ModuleType | None] | None = None) -> None:
+    if made is None:
+        if not _placed:
+            _placed.update(stand_ins.make())
+        made = _placed
+    placed = {name: module for name, module in made.items() if name not in sys.modules}
     sys.modules.update(placed)  # type: ignore[arg-type]
     try:
         for name in names:

@@ -53,8 +53,8 @@ VERBS = {
     "update": "limits",
 }
 
-# They have no need of msgspec.
-LIGHT = frozenset({"kill", "list", "state"})
+# They have no need of msgspec, or hardly ever.
+LIGHT = frozenset({"delete", "kill", "list", "pause", "ps", "resume", "start", "state"})
 # They take time anyway, and need more of Python's library than `lean` leaves.
 FULL = frozenset({"checkpoint", "features", "restore", "spec"})
 _CGROUPS = ("capsa.platform.linux.cgroup", "capsa.platform.linux.cgroup.kill")
@@ -69,7 +69,7 @@ WANTED = {
     "resume": _CGROUPS,
     "run": (*_CONTAINERS, "capsa.runtime.foreground", "capsa.runtime.start", "capsa.platform.linux.cgroup.kill"),
     "update": _CGROUPS,
-    "start": ("capsa.platform.linux.door", "capsa.runtime.ancestors"),
+    "start": ("capsa.platform.linux.door",),
 }
 
 

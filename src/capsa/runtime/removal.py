@@ -81,6 +81,9 @@ def after(settings: Settings, container: Container) -> None:
     """The poststop hooks; one that fails is warned of, and the others run (runtime.md, Lifecycle)."""
     if b"poststop" not in container.config:  # which saves reading it
         return
+    from capsa.runtime import lean
+
+    lean.load(("capsa.platform.linux.container",))
     from capsa.platform.linux import container as platform
 
     for trouble in platform.ended(container.spec, id=container.id, bundle=container.record.bundle):

@@ -40,14 +40,12 @@ def kill(settings: Settings, options: Options) -> int:
 
 
 def _one(container: Container, number: int) -> None:
-    from capsa.sys.process import pidfd_open, pidfd_send_signal
-
     record = container.record
     try:
-        fd = pidfd_open(record.pid)
+        fd = os.pidfd_open(record.pid)
         try:
             if container.alive():  # asked once the descriptor is there: now it can be nobody else's pid
-                pidfd_send_signal(fd, number)
+                signal.pidfd_send_signal(fd, number)
                 return
         finally:
             os.close(fd)

@@ -17,6 +17,8 @@ else:
 
 # In these the Python part adds nothing but enumerations, names, or a second implementation.
 _ONLY_C = {"datetime": "_datetime", "signal": "_signal", "struct": "_struct"}
+# What annotations of structures name, as they stand there; to evaluate an expression would take the compiler's memory.
+_PLAIN = {"bool": bool, "bytes": bytes, "int": int, "str": str}
 _FORMATS = ("_json_schema", "inspect", "msgpack", "toml", "yaml")
 # Types of C, and what they are called in formats (ctypes.html, Fundamental data types), of a 64-bit machine.
 _TYPES = {
@@ -36,20 +38,21 @@ _TYPES = {
 
 def make() -> dict[str, ModuleType | None]:
     """All of them, by the name of what they stand for; None is a module that is not there."""
-    placed: dict[str, ModuleType | None] = {name: __import__(part) for name, part in _ONLY_C.items()}
+    placed: dict[str, ModuleType | None] = {name: _Lazily(name, part) for name, part in _ONLY_C.items()}
     placed |= {f"msgspec.{name}": _module(f"msgspec.{name}", schema=None, schema_components=None) for name in _FORMATS}
-    abstract = __import__("_collections_abc")
+    abstract = _abstract()
     placed |= {
         "__future__": _module("__future__", annotations=None),
+        "_collections_abc": abstract,
         "collections": _module("collections", abc=abstract, deque=__import__("_collections").deque),
         "collections.abc": abstract,
-        "ctypes": _ctypes(),
+        "ctypes": _CTypes("ctypes", "_ctypes", _ctypes),
         "decimal": _module("decimal", Decimal=type("Decimal", (), {})),
         "enum": _module("enum", Enum=type("Enum", (), {}), EnumMeta=type("EnumMeta", (type,), {})),
         "functools": _module("functools", wraps=_wraps),
         "msgspec._utils": _utilities(),
         "re": _module("re", compile=None),
-        "socket": _socket(),
+        "socket": _Lazily("socket", "_socket", _socket),
         "types": _module(
             "types", GenericAlias=type(list[int]), MethodType=type(_Form().__getitem__), UnionType=type(int | None)
         ),
@@ -64,6 +67,77 @@ def _module(name: str, **content: Any) -> ModuleType:
     module = ModuleType(name)
     module.__dict__.update(content)
     return module
+
+
+class _Lazily(ModuleType):
+    """A module whose ``part`` in C is what counts, with what ``add`` makes besides; neither is there before it is used.
+
+    What is in C comes name by name, as some have hundreds.
+    """
+
+    _part: str
+    _add: Callable[[ModuleType], dict[str, Any]] | None
+
+    def __init__(self, name: str, part: str, add: Callable[[ModuleType], dict[str, Any]] | None = None) -> None:
+        super().__init__(name)
+        self._part, self._add = part, add
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if self._add is not None:
+            make, self._add = self._add, None
+            self.__dict__.update(make(self))
+            return getattr(self, name)
+        found = getattr(__import__(self._part), name)
+        setattr(self, name, found)
+        return found
+
+
+def for_os() -> dict[str, ModuleType | None]:
+    """What ``os`` needs, which takes twice as long to import as ``os`` itself."""
+    return {"_collections_abc": _abstract()}
+
+
+def _abstract() -> ModuleType:
+    """``_collections_abc``: what ``os.environ`` inherits, and names that others ask for."""
+    return _module(
+        "_collections_abc",
+        Mapping=(dict, _Mapping),  # nobody inherits this one
+        MutableMapping=_Mapping,
+        MutableSequence=type("MutableSequence", (), {"register": staticmethod(id)}),
+        _check_methods=_has,
+    )
+
+
+def _has(kind: type, *names: str) -> Any:
+    """Whether ``kind`` has these methods, as ``__subclasshook__`` says it."""
+    for name in names:
+        if next((vars(each)[name] for each in kind.__mro__ if name in vars(each)), None) is None:
+            return NotImplemented
+    return True
+
+
+class _Mapping:
+    """``MutableMapping``: what makes a mapping of the methods for single keys."""
+
+    def __contains__(self, key: object) -> bool:
+        return self.get(key, self) is not self
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        try:
+            return self[key]  # type: ignore[index]
+        except KeyError:
+            return default
+
+    def keys(self) -> list[Any]:
+        return list(self)  # type: ignore[call-overload, no-any-return]
+
+    def values(self) -> list[Any]:
+        return [self[key] for key in self]  # type: ignore[attr-defined, index]
+
+    def items(self) -> list[tuple[Any, Any]]:
+        return [(key, self[key]) for key in self]  # type: ignore[attr-defined, index]
 
 
 def _utilities() -> ModuleType:
@@ -86,7 +160,7 @@ def _annotations(struct: Any) -> dict[str, Any]:
         for name, kind in names.get("__annotations__", {}).items():
             if name not in found:
                 if isinstance(kind, str):
-                    kind = eval(kind, dict(names), vars(sys.modules[each.__module__]))  # noqa: S307
+                    kind = _PLAIN.get(kind) or eval(kind, dict(names), vars(sys.modules[each.__module__]))  # noqa: S307
                 found[name] = type(None) if kind is None else kind
     return found
 
@@ -101,7 +175,7 @@ def _wraps(function: Callable[..., Any]) -> Callable[[Callable[..., Any]], Calla
     return renamed
 
 
-def _socket() -> ModuleType:
+def _socket(_module: ModuleType) -> dict[str, Any]:
     """``socket`` without its enumerations; sockets are those in C, with what the ones in Python add."""
     import _socket
 
@@ -121,21 +195,14 @@ def _socket() -> ModuleType:
 
         return end.sendmsg(data, [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array("i", fds))])
 
-    module = ModuleType("socket")
-    # Nearly a thousand names: to look at each would take as long as all else here.
-    module.__dict__.update(vars(_socket), **vars(module), socket=Socket, send_fds=send_fds)
-    return module
+    return {"socket": Socket, "send_fds": send_fds}
 
 
-def _ctypes() -> ModuleType:
+def _ctypes(module: Any) -> dict[str, Any]:
     """``ctypes`` as far as system calls take it."""
     import _ctypes as c
 
-    found: dict[str, Any] = {
-        name: getattr(c, name) for name in ("Array", "Structure", "addressof", "byref", "get_errno", "sizeof")
-    }
     function: Any = c.CFuncPtr
-    module = _CTypes("ctypes")
 
     class Library:
         flags = c.FUNCFLAG_CDECL
@@ -161,19 +228,22 @@ def _ctypes() -> ModuleType:
         buffer.value = content
         return buffer
 
-    found |= {"CDLL": Library, "PyDLL": PythonLibrary, "create_string_buffer": create_string_buffer}
-    module.__dict__.update(found, pythonapi=PythonLibrary(None))
-    return module
+    return {
+        "CDLL": Library,
+        "PyDLL": PythonLibrary,
+        "create_string_buffer": create_string_buffer,
+        "pythonapi": PythonLibrary(None),
+    }
 
 
-class _CTypes(ModuleType):
+class _CTypes(_Lazily):
     """``ctypes``, whose types are made when they are asked for: each is two classes, and few are."""
 
     def __getattr__(self, name: str) -> Any:
+        if name not in _TYPES:
+            return super().__getattr__(name)
         import _ctypes
 
-        if name not in _TYPES:
-            raise AttributeError(name)
         simple: Any = _ctypes._SimpleCData
         found = type(simple)(name, (simple,), {"_type_": _TYPES[name]})
         setattr(self, name, found)

@@ -57,12 +57,12 @@ def begin(settings: Settings, container: Container) -> None:
 
 def _after(container: Container) -> None:
     """The poststart hooks."""
-    import msgspec
-
-    from capsa.platform.linux import hooks
-
     wanted = container.spec.hooks
     if wanted is not None and wanted.poststart:
+        import msgspec
+
+        from capsa.platform.linux import hooks
+
         told = msgspec.structs.replace(container.state("created"), status="running")
         hooks.run("poststart", wanted.poststart, told, where=container.record.bundle)
 

@@ -19,8 +19,8 @@ from capsa.errors import LaunchFailed, reason
 from capsa.oci.runtime import Hooks, Linux, Process, Spec
 from capsa.platform.linux import (
     capabilities,
-    door,
     hooks,
+    indoors,
     labels,
     nameserver,
     namespaces,
@@ -253,7 +253,7 @@ def _live(plan: Plan, channel: Channel, tree: rootfs.Rootfs) -> None:
     channel.send("created")
     policy = await_start(channel)
     if plan.door is not None:
-        door.wait(plan.door, channel)
+        indoors.wait(plan.door, channel)
     if wanted.start_container:
         told = hooks.state(plan.spec, plan.id, plan.bundle, "created", os.getpid())
         hooks.run("startContainer", wanted.start_container, told, environment=environment)

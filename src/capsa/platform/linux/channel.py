@@ -2,6 +2,9 @@
 
 The child's end is close-on-exec: when it closes without another word, the program runs. A failure travels as the name
 of its class and its sentence.
+
+A packet is four lines (word, number, kind of failure, exit code) and then bytes: who only says "start" should not have
+to load a library for that.
 """
 
 from __future__ import annotations
@@ -10,8 +13,6 @@ import array
 import contextlib
 import os
 import socket
-
-import msgspec
 
 from capsa import errors
 from capsa.errors import CapsaError, LaunchFailed, reason
@@ -23,18 +24,27 @@ if TYPE_CHECKING:
 _PACKET = 64 * 1024
 
 
-class Message(msgspec.Struct, omit_defaults=True):
-    """One packet. ``word`` says what it is about; a failure has ``kind``, ``text``, ``code``."""
+class Message:
+    """One packet. ``word`` says what it is about; a failure has ``kind`` and ``code``, and its sentence as ``data``."""
 
-    word: str
-    number: int = 0
-    data: bytes = b""
-    kind: str = ""
-    text: str = ""
-    code: int = 0
+    __slots__ = ("code", "data", "kind", "number", "word")
 
+    def __init__(self, word: str, number: int = 0, data: bytes = b"", *, kind: str = "", code: int = 0) -> None:
+        self.word = word
+        self.number = number
+        self.data = data
+        self.kind = kind
+        self.code = code
 
-_decoder = msgspec.json.Decoder(Message)
+    def encode(self) -> bytes:
+        """The packet."""
+        return f"{self.word}\n{self.number}\n{self.kind}\n{self.code}\n".encode() + self.data
+
+    @classmethod
+    def decode(cls, packet: bytes) -> Message:
+        """The message in a packet; raises `ValueError`."""
+        word, number, kind, code, data = packet.split(b"\n", 4)
+        return cls(word.decode(), int(number), data, kind=kind.decode(), code=int(code))
 
 
 class Gone(LaunchFailed):
@@ -87,11 +97,12 @@ class Channel:
             error = LaunchFailed(f"cannot set the container up: {type(error).__name__}: {error}")
         code = error.code if isinstance(error, LaunchFailed) else 0
         with contextlib.suppress(OSError):
-            self._send(Message("failed", kind=type(error).__name__, text=str(error)[:8000], code=code), ())
+            text = str(error)[:8000].encode(errors="backslashreplace")
+            self._send(Message("failed", data=text, kind=type(error).__name__, code=code), ())
 
     def _send(self, message: Message, fds: tuple[int, ...]) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        self._end.sendmsg([msgspec.json.encode(message)], ancillary, socket.MSG_NOSIGNAL)
+        self._end.sendmsg([message.encode()], ancillary, socket.MSG_NOSIGNAL)
 
     def receive(self) -> tuple[Message | None, int | None]:
         """The next message and the descriptor that came with it; None at the end. A failure is raised."""
@@ -108,7 +119,7 @@ class Channel:
                 fd = fds[0]
         if not data:
             return None, fd
-        message = _decoder.decode(data)
+        message = Message.decode(data)
         if message.word == "failed":
             if fd is not None:
                 os.close(fd)
@@ -138,7 +149,7 @@ class Channel:
 
 
 def _failure(message: Message) -> CapsaError:
-    found = getattr(errors, message.kind, None)
+    found, text = getattr(errors, message.kind, None), message.data.decode()
     if message.kind == "LaunchFailed" or not (isinstance(found, type) and issubclass(found, CapsaError)):
-        return LaunchFailed(message.text, message.code or 128)
-    return found(message.text)
+        return LaunchFailed(text, message.code or 128)
+    return found(text)

@@ -1,31 +1,23 @@
 """A door: where a container that outlives its maker waits for the word to start, a socket in the file tree.
 
-The two sides are different programs, one after the other: ``create`` makes the door and the process behind it,
-``start`` knocks. What the process has to say after that (why its program cannot be executed) it says to whoever has
-knocked.
+The two sides are different programs, one after the other: ``create`` makes the door and the process behind it (whose
+side is `indoors`), ``start`` knocks. What the process has to say after that (why its program cannot be executed) it
+says to whoever has knocked.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 
-import msgspec
-
-from capsa.platform.linux.channel import Channel, Gone
-from capsa.sys import process as calls
+from capsa.platform.linux.channel import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import NoReturn
 
     from capsa.oci.runtime import Spec, State
-
-# What ends a program by default. To the first process of a pid namespace the kernel delivers only what it handles.
-_ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
 
 
 def make(path: str) -> socket.socket:
@@ -56,20 +48,6 @@ def knock(path: str) -> Channel:
     return Channel(end)
 
 
-def wait(door: int, channel: Channel) -> None:
-    """Live on without the parent until somebody knocks and says "start"; ``channel`` leads to him then."""
-    for number in _ENDING:
-        signal.signal(number, _end)
-    calls.prctl(calls.PR_SET_PDEATHSIG, 0)
-    channel.send("waiting")
-    with socket.socket(fileno=door) as listener:
-        while True:
-            channel.change(listener.accept()[0])
-            with contextlib.suppress(Gone, msgspec.DecodeError):
-                channel.expect("start")
-                return
-
-
 def listener_of(spec: Spec, told: State) -> Callable[[int], None]:
     """Hands the listener of a seccomp filter that asks another process to that process."""
     from capsa.platform.linux import seccomp
@@ -97,10 +75,6 @@ def start(channel: Channel, listener: Callable[[int], None]) -> None:
                 listener(fd)
             finally:
                 os.close(fd)
-
-
-def _end(number: int, _frame: object) -> NoReturn:
-    os._exit(128 + number)
 
 
 @contextlib.contextmanager

@@ -6,10 +6,13 @@ everything is denied; after them come the default devices, which are always ther
 
 from __future__ import annotations
 
+import errno
+import os
 from struct import pack
 
-from capsa.errors import InvalidArgument, Unsupported
+from capsa.errors import CapsaError, InvalidArgument, Unsupported, reason
 from capsa.oci.runtime import DeviceRule
+from capsa.platform.linux.cgroup import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,6 +123,48 @@ def _line(key: Key, access: set[str]) -> str:
 
 def _number(value: int | None) -> str:
     return "*" if value is None else str(value)
+
+
+def limit(directory: str, rules: Sequence[DeviceRule], fresh: bool) -> None:
+    """Apply effective rules to a v1 devices cgroup; ``fresh``: it was just made, so it allows what its parent does."""
+    if fresh and unrestricted(rules):
+        return
+    plan = lines(rules)
+    if not fresh:
+        plan = _transition(directory, plan)
+    opened: dict[str, int] = {}
+    try:
+        for file, line in plan:
+            if file not in opened:
+                opened[file] = os.open(f"{directory}/{file}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(opened[file], line.encode())
+            except OSError as error:
+                hint = " (its parent does not allow that)" if error.errno == errno.EPERM else ""
+                raise InvalidArgument(f"cannot write {line!r} to {directory}/{file}: {reason(error)}{hint}") from error
+    except FileNotFoundError as error:
+        raise CapsaError(f"no such cgroup: {directory}") from error
+    finally:
+        for descriptor in opened.values():
+            os.close(descriptor)
+
+
+def _transition(directory: str, plan: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """From the present rules to others without denying in between what both allow."""
+    present = (files.read(f"{directory}/devices.list") or "").splitlines()
+    if "a *:* rwm" in present or not plan or plan[0] != ("devices.deny", "a"):
+        return [("devices.allow", "a"), *plan]
+    wanted = {line for _, line in plan[1:]}
+    allow = [("devices.allow", line) for line in sorted(wanted) if line not in present]
+    # What is denied is named with the accesses to take away: all of those that are not wanted any more.
+    keep = {line.rpartition(" ")[0]: set(line.rpartition(" ")[2]) for line in wanted}
+    deny = []
+    for line in present:
+        key, _, access = line.rpartition(" ")
+        surplus = "".join(char for char in access if char not in keep.get(key, ""))
+        if surplus:
+            deny.append(("devices.deny", f"{key} {surplus}"))
+    return allow + deny
 
 
 # ---- v2 ----

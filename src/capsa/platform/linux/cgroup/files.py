@@ -7,14 +7,13 @@ import errno
 import os
 
 from capsa.errors import CapsaError, Conflict, InvalidArgument, Unsupported, reason
-from capsa.oci.runtime import DeviceRule
-from capsa.platform.linux.cgroup.devices import lines, unrestricted
-from capsa.platform.linux.cgroup.hierarchy import Hierarchy
-from capsa.platform.linux.cgroup.setting import Setting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from capsa.platform.linux.cgroup.hierarchy import Hierarchy
+    from capsa.platform.linux.cgroup.setting import Setting
 
 # v2 controllers that a container always gets, where they are available.
 WANTED = ("cpu", "io", "memory", "pids")
@@ -153,48 +152,6 @@ def inherit_cpuset(mount: str, directory: str) -> None:
         if not (read(f"{parent}/{file}") or "").strip():
             inherit_cpuset(mount, parent)
         write(f"{directory}/{file}", (read(f"{parent}/{file}") or "").strip())
-
-
-def limit_devices(directory: str, rules: Sequence[DeviceRule], fresh: bool) -> None:
-    """Apply effective rules to a v1 devices cgroup; ``fresh``: it was just made, so it allows what its parent does."""
-    if fresh and unrestricted(rules):
-        return
-    plan = lines(rules)
-    if not fresh:
-        plan = _transition(directory, plan)
-    opened: dict[str, int] = {}
-    try:
-        for file, line in plan:
-            if file not in opened:
-                opened[file] = os.open(f"{directory}/{file}", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(opened[file], line.encode())
-            except OSError as error:
-                hint = " (its parent does not allow that)" if error.errno == errno.EPERM else ""
-                raise InvalidArgument(f"cannot write {line!r} to {directory}/{file}: {reason(error)}{hint}") from error
-    except FileNotFoundError as error:
-        raise CapsaError(f"no such cgroup: {directory}") from error
-    finally:
-        for descriptor in opened.values():
-            os.close(descriptor)
-
-
-def _transition(directory: str, plan: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """From the present rules to others without denying in between what both allow."""
-    present = (read(f"{directory}/devices.list") or "").splitlines()
-    if "a *:* rwm" in present or not plan or plan[0] != ("devices.deny", "a"):
-        return [("devices.allow", "a"), *plan]
-    wanted = {line for _, line in plan[1:]}
-    allow = [("devices.allow", line) for line in sorted(wanted) if line not in present]
-    # What is denied is named with the accesses to take away: all of those that are not wanted any more.
-    keep = {line.rpartition(" ")[0]: set(line.rpartition(" ")[2]) for line in wanted}
-    deny = []
-    for line in present:
-        key, _, access = line.rpartition(" ")
-        surplus = "".join(char for char in access if char not in keep.get(key, ""))
-        if surplus:
-            deny.append(("devices.deny", f"{key} {surplus}"))
-    return allow + deny
 
 
 def delegate(

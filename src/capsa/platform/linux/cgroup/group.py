@@ -7,35 +7,35 @@ import errno
 import os
 import time
 
-import msgspec
-
 from capsa.errors import CapsaError, Conflict, InvalidArgument, NotFound, Unsupported, reason
-from capsa.oci.runtime import Resources
-from capsa.platform.linux.cgroup import bpf, devices, files, kill, oom
+from capsa.platform.linux.cgroup import bpf, devices, files, kill, oom, plan
 from capsa.platform.linux.cgroup.hierarchy import Hierarchy, Layout, layout
-from capsa.platform.linux.cgroup.plan import plan
-from capsa.platform.linux.cgroup.setting import Setting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from capsa.oci.runtime import DeviceRule, Resources
+    from capsa.platform.linux.cgroup.setting import Setting
     from capsa.platform.linux.cgroup.stats import Stats
 
 _REMOVAL = 5.0  # seconds that remove() waits for processes that are about to end
 
 
-class Mount(msgspec.Struct, frozen=True):
+class Mount:
     """A hierarchy to show to a container: mounted as ``cgroup2``, or as ``cgroup`` with ``options`` (``cpu,cpuacct``).
 
     ``name`` is its directory below ``/sys/fs/cgroup`` (empty where v2 alone is used: then it is that directory itself),
     ``source`` the container's own cgroup, as a directory of the host.
     """
 
-    version: int
-    name: str
-    options: str
-    source: str
+    __slots__ = ("name", "options", "source", "version")
+
+    def __init__(self, version: int, name: str, options: str, source: str) -> None:
+        self.version = version
+        self.name = name
+        self.options = options
+        self.source = source
 
 
 class Entry:
@@ -130,9 +130,9 @@ class Cgroup:
             for hierarchy in self.layout.all:
                 if (everywhere or hierarchy.joined) and not (taken and os.path.isdir(self.directory(hierarchy))):
                     self._make(hierarchy, made)
-            settings = plan(resources, self.layout, lambda file: None) if resources is not None else []
+            settings = plan.plan(resources, self.layout, lambda file: None) if resources is not None else []
             self._apply(settings, made)
-            self._limit_devices(resources or Resources(), fresh=True)
+            self._limit_devices(resources.devices if resources is not None else [], fresh=True)
         except BaseException:
             self.close()
             for directory in reversed(made):
@@ -190,7 +190,7 @@ class Cgroup:
     def update(self, resources: Resources) -> None:
         """Apply other limits; what ``resources`` does not mention stays. After an error all is as before."""
         with_devices = bool(resources.devices)
-        settings = plan(resources, self.layout, self.read)
+        settings = plan.plan(resources, self.layout, self.read)
         if resources.memory is not None and resources.memory.check_before_update and resources.memory.limit:
             used = self.stats().memory.usage
             if 0 < resources.memory.limit < used:
@@ -200,7 +200,7 @@ class Cgroup:
         try:
             self._apply(settings, made, before)
             if with_devices:
-                self._limit_devices(resources, fresh=False)
+                self._limit_devices(resources.devices, fresh=False)
         except BaseException:
             files.restore(before)
             raise
@@ -260,11 +260,11 @@ class Cgroup:
                 f" (cgroup {self.path})"
             )
 
-    def _limit_devices(self, resources: Resources, fresh: bool) -> None:
-        rules = devices.effective(resources.devices)
+    def _limit_devices(self, wanted: Sequence[DeviceRule], fresh: bool) -> None:
+        rules = devices.effective(wanted)
         hierarchy = self.layout.first("devices")
         if hierarchy is not None:
-            files.limit_devices(self.directory(hierarchy), rules, fresh)
+            devices.limit(self.directory(hierarchy), rules, fresh)
             return
         descriptor = self.fd
         if descriptor is None or (fresh and devices.unrestricted(rules)):

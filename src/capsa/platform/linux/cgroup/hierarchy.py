@@ -6,8 +6,6 @@ often calls `layout` before the first fork.
 
 from __future__ import annotations
 
-import msgspec
-
 from capsa.errors import Unsupported
 
 # Controllers that a container joins even without a limit: for accounting, a fair share, and device rules.
@@ -15,18 +13,21 @@ from capsa.errors import Unsupported
 ALWAYS = frozenset({"blkio", "cpu", "cpuacct", "devices", "io", "memory", "pids"})
 
 
-class Hierarchy(msgspec.Struct, frozen=True):
+class Hierarchy:
     """One mounted hierarchy.
 
     ``controllers`` are those it is mounted with (v1), or those it could enable below its root (v2). ``name`` is that
     of a v1 hierarchy without controllers (``systemd``). ``own`` is the cgroup of this process in it (``/``: its root).
     """
 
-    version: int
-    mount: str
-    controllers: tuple[str, ...]
-    name: str = ""
-    own: str = "/"
+    __slots__ = ("controllers", "mount", "name", "own", "version")
+
+    def __init__(self, version: int, mount: str, controllers: tuple[str, ...], name: str = "", own: str = "/") -> None:
+        self.version = version
+        self.mount = mount
+        self.controllers = controllers
+        self.name = name
+        self.own = own
 
     @property
     def core(self) -> bool:
@@ -43,16 +44,15 @@ class Hierarchy(msgspec.Struct, frozen=True):
         return self.core or self.own != "/"
 
 
-class Layout(msgspec.Struct, frozen=True):
-    """All hierarchies; ``v2`` is the unified one, where there is one."""
+class Layout:
+    """All hierarchies, v1 first; ``v2`` is the unified one, where there is one."""
 
-    v1: tuple[Hierarchy, ...] = ()
-    v2: Hierarchy | None = None
+    __slots__ = ("all", "v1", "v2")
 
-    @property
-    def all(self) -> tuple[Hierarchy, ...]:
-        """Every hierarchy, v1 first."""
-        return (*self.v1, self.v2) if self.v2 else self.v1
+    def __init__(self, v1: tuple[Hierarchy, ...] = (), v2: Hierarchy | None = None) -> None:
+        self.v1 = v1
+        self.v2 = v2
+        self.all = (*v1, v2) if v2 is not None else v1
 
     def first(self, controller: str) -> Hierarchy | None:
         """The v1 hierarchy of a controller."""
@@ -82,10 +82,7 @@ def layout() -> Layout:
     if _cached is None:
         found = parse(_text("/proc/self/mountinfo"), _text("/proc/self/cgroup"))
         if found.v2 is not None:
-            available = _text(f"{found.v2.mount}/cgroup.controllers")
-            found = msgspec.structs.replace(
-                found, v2=msgspec.structs.replace(found.v2, controllers=tuple(available.split()))
-            )
+            found.v2.controllers = tuple(_text(f"{found.v2.mount}/cgroup.controllers").split())
         if not found.all:
             raise Unsupported("no cgroup hierarchy is mounted (mount cgroup2 at /sys/fs/cgroup)")
         _cached = found
