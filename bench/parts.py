@@ -19,6 +19,7 @@ from bench.spawn import BenchError
 MB = 1e6
 SLEEP = ["sleep", "100000"]
 TRUE = ["true"]
+LOADS = 3
 SETTLE = 5  # seconds after which an engine has put away what it needed for loading
 
 
@@ -212,29 +213,52 @@ def load(bench: Bench) -> None:
     layer = images.apache_layer(bench.cache, bench.suite)
     part = "images"
     title = f"load of a {layer.stat().st_size / MB:.0f} MB image, Debian with Apache"
+    more = "load of one that differs in one file"
     later: dict[str, list[float]] = {}
     for number in range(bench.variants):
         variant = images.variant(layer, number, bench.work / "variant.tar")
         archive = images.archive(variant, images.apache(number), bench.work / "image.tar", images.APACHE_COMMAND)
         variant.unlink()
-        for peer in bench.peers if number == 0 else bench.daemons():
-            with measuring(bench, "load", part, title, "s", peer.name) as enter:
-                before = peer.disk()
-                took = peer.cli("load", "--input", str(archive))
-                if number:
-                    later.setdefault(peer.name, []).append(took)
-                    continue
-                enter([took])
-                time.sleep(SETTLE)
-                bench.results.add("disk-1", part, "disk, that image", "MB", peer.name, [(peer.disk() - before) / MB])
+        if number == 0:
+            _load_first(bench, archive, images.apache(number), title)
+        else:
+            for peer in bench.daemons():
+                with measuring(bench, "load-more", part, more, "s", peer.name):
+                    later.setdefault(peer.name, []).append(peer.cli("load", "--input", str(archive)))
         archive.unlink()
     for name, samples in later.items():
-        bench.results.add("load-more", part, "load of one that differs in one file", "s", name, samples)
+        bench.results.add("load-more", part, more, "s", name, samples)
     if bench.variants > 1:
         time.sleep(SETTLE)
         title = f"disk, {bench.variants} images that differ in one file"
         for peer in bench.daemons():
             bench.results.add("disk-n", part, title, "MB", peer.name, [peer.disk() / MB])
+
+
+def _load_first(bench: Bench, archive: Path, name: str, title: str) -> None:
+    """An image that no peer has anything of, in turns; it stays the last time."""
+    part = "images"
+    samples: dict[str, list[float]] = {}
+    failed: set[str] = set()
+    for again in range(LOADS):
+        for peer in bench.peers:
+            if peer.name in failed:
+                continue
+            failed.add(peer.name)
+            with measuring(bench, "load", part, title, "s", peer.name):
+                before = peer.disk()
+                samples.setdefault(peer.name, []).append(peer.cli("load", "--input", str(archive)))
+                time.sleep(SETTLE)
+                if again < LOADS - 1:
+                    peer.cli("rmi", name)
+                else:
+                    bench.results.add(
+                        "disk-1", part, "disk, that image", "MB", peer.name, [(peer.disk() - before) / MB]
+                    )
+                failed.remove(peer.name)
+    for name, each in samples.items():
+        if name not in failed:
+            bench.results.add("load", part, title, "s", name, each)
 
 
 def apaches(bench: Bench) -> None:

@@ -34,7 +34,7 @@ def blobs(tmp_path: Path) -> BlobStore:
 
 def read(blobs: BlobStore, data: bytes) -> list[Found]:
     pieces = iter([data[start : start + 1000] for start in range(0, len(data), 1000)])
-    reader = ArchiveReader(blobs, lambda digest: None, blobs.has)
+    reader = ArchiveReader(blobs, lambda digest: None, blobs.has, lambda *_: None)
     return reader.read(TarMembers(lambda: next(pieces, b"")), None)
 
 
@@ -139,11 +139,11 @@ def test_a_layout_folder_is_read_without_following_links_out_of_it(blobs: BlobSt
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    reader = ArchiveReader(blobs, lambda digest: None, blobs.has)
+    reader = ArchiveReader(blobs, lambda digest: None, blobs.has, lambda *_: None)
     assert len(reader.read(FolderMembers(folder), None)) == 1
     (folder / "extra").symlink_to("/etc/passwd")
     with pytest.raises(BrokenArchive, match="leads out of it"):
-        ArchiveReader(blobs, lambda digest: None, blobs.has).read(FolderMembers(folder), None)
+        ArchiveReader(blobs, lambda digest: None, blobs.has, lambda *_: None).read(FolderMembers(folder), None)
 
 
 def test_what_is_written_is_read_again(blobs: BlobStore) -> None:
@@ -235,7 +235,7 @@ def test_a_blob_that_is_there_already_is_compared(blobs: BlobStore) -> None:
     with blobs.writer() as writer:
         writer.write(data)
         digest = writer.commit().removeprefix("sha256:")
-    reader = ArchiveReader(blobs, lambda digest: None, blobs.has)
+    reader = ArchiveReader(blobs, lambda digest: None, blobs.has, lambda *_: None)
     for content in (data[:-1], data + b"x", b"\x1f\x8b" + data[2:]):
         pieces = iter([tar({f"blobs/sha256/{digest}": content})])
         with pytest.raises(DigestMismatch, match="altered"):

@@ -1,19 +1,23 @@
 """Image archives as ``docker save`` (old and new form), skopeo, podman and buildkit write them; OCI layout folders.
 
 An archive is read once, front to back, since it may come from a connection: its files become blobs under the digest
-of their content, and what they mean is found out at the end. Nothing is ever written under a name from the archive.
+of their content, and what they mean is found out at the end. What looks like an uncompressed layer is unpacked while it
+is read, and does not become a blob. Nothing is ever written under a name from the archive.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import msgspec
 
 from capsa.errors import BrokenArchive, DigestMismatch, InvalidArgument
 from capsa.image import platforms
+from capsa.image.arrivals import Arrival
 from capsa.image.blobs import BlobStore
 from capsa.image.compression import kind
 from capsa.image.digest import is_digest, of
@@ -21,6 +25,7 @@ from capsa.image.manifest import CONFIG_LIMIT, MANIFEST_LIMIT, MAX_LAYERS, parse
 from capsa.image.members import Member, Members, inside
 from capsa.image.reference import Reference
 from capsa.image.reference import parse as parse_reference
+from capsa.image.tar import BLOCK
 from capsa.oci.image import (
     INDEXES,
     MANIFESTS,
@@ -41,6 +46,8 @@ MAX_NAMES = 1000
 MAX_NESTING = 4
 CONTAINERD_NAME = "io.containerd.image.name"
 OCI_NAME = "org.opencontainers.image.ref.name"
+Begin = Callable[[bytes, str, int, str | None], Arrival | None]
+_DIGITS = re.compile(r"[0-9a-f]{12}")
 _LAYER_TYPES = {"": OCI_LAYER, "gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
 
 
@@ -68,13 +75,19 @@ class ArchiveReader:
     """Reads one archive into ``blobs``.
 
     ``hold`` is told each digest before it is looked for or written, so that it is not collected meanwhile; ``known``
-    says whether the content of a digest is there, as a blob or not.
+    says whether the content of a digest is there, as a blob or not. Layers that ``begin`` takes (`Arrivals.begin`) do
+    not become blobs.
     """
 
-    def __init__(self, blobs: BlobStore, hold: Callable[[str], None], known: Callable[[str], bool]) -> None:
+    def __init__(
+        self, blobs: BlobStore, hold: Callable[[str], None], known: Callable[[str], bool], begin: Begin
+    ) -> None:
         self._blobs = blobs
         self._hold = hold
         self._known = known
+        self._begin = begin
+        self._arriving: dict[str, Arrival] = {}
+        self._failed: dict[str, BrokenArchive] = {}
         self._small: dict[str, bytes] = {}
         self._small_total = 0
         self._large: dict[str, Descriptor] = {}
@@ -88,6 +101,7 @@ class ArchiveReader:
                 self._links[member.name] = member.target
             else:
                 self._take(member, source)
+        self._arrived()
         if self._resolve("manifest.json") in self._small:
             return self._docker()
         if self._resolve("index.json") in self._small:
@@ -99,6 +113,7 @@ class ArchiveReader:
     def _take(self, member: Member, source: Members) -> None:
         self._small.pop(member.name, None)
         self._large.pop(member.name, None)
+        self._arriving.pop(member.name, None)
         if member.size <= SMALL or member.name in ("manifest.json", "index.json"):
             if member.size > CONFIG_LIMIT:
                 raise BrokenArchive(
@@ -118,15 +133,33 @@ class ArchiveReader:
             if self._known(wanted):
                 self._large[member.name] = self._same(wanted, source)
                 return
-        first = b""
-        with self._blobs.writer(wanted if is_digest(wanted) else "", member.size) as writer:
-            for part in source.parts():
-                first = first or bytes(part[:16])
+        parts = iter(source.parts())
+        head = _head(parts)
+        wanted = wanted if is_digest(wanted) else ""
+        arrival = self._begin(head, _label(member.name), member.size, wanted or None)
+        if arrival:
+            self._arriving[member.name] = arrival
+            arrival.hand_on(chain((head,), parts))
+            return
+        with self._blobs.writer(wanted, member.size) as writer:
+            for part in chain((head,), parts):
                 writer.write(part)
             self._hold(writer.digest)
             self._large[member.name] = Descriptor(
-                media_type=_layer_type(first), digest=writer.commit(), size=writer.size
+                media_type=_layer_type(head), digest=writer.commit(), size=writer.size
             )
+
+    def _arrived(self) -> None:
+        """Wait for the layers that were handed on. One that is broken matters only if an image has it."""
+        for name, arrival in self._arriving.items():
+            try:
+                layer = arrival.layer()
+            except DigestMismatch:
+                raise
+            except BrokenArchive as error:
+                self._failed[name] = error
+            else:
+                self._large[name] = Descriptor(media_type=OCI_LAYER, digest=layer.diff_id, size=arrival.size)
 
     @staticmethod
     def _same(wanted: str, source: Members) -> Descriptor:
@@ -154,7 +187,7 @@ class ArchiveReader:
         found = self._resolve(inside(name))
         if found in self._small:
             data = self._small[found]
-        elif found in self._large and self._large[found].size <= limit:
+        elif found in self._large and self._large[found].size <= limit and self._blobs.has(self._large[found].digest):
             data = self._blobs.read(self._large[found].digest, limit)
         else:
             raise BrokenArchive(f"the archive lacks {what} {name!r}")
@@ -167,6 +200,8 @@ class ArchiveReader:
         found = self._resolve(inside(name))
         if found in self._large:
             return self._large[found]
+        if found in self._failed:
+            raise self._failed[found]
         if found not in self._small:
             raise BrokenArchive(f"the archive lacks the layer {name!r}")
         data = self._small[found]
@@ -264,7 +299,7 @@ class ArchiveReader:
 
     def _has(self, descriptor: Descriptor) -> bool:
         name = self._resolve("blobs/sha256/" + descriptor.digest.removeprefix("sha256:"))
-        return name in self._small or name in self._large
+        return name in self._small or name in self._large or name in self._failed
 
     def _oci_manifest(self, data: bytes, manifest: Manifest, name: str) -> Found:
         path = "blobs/sha256/" + manifest.config.digest.removeprefix("sha256:")
@@ -295,6 +330,20 @@ def synthesized(found: Found) -> tuple[bytes, Manifest]:
         layers=[Descriptor(media_type=each.media_type, digest=each.digest, size=each.size) for each in found.layers],
     )
     return msgspec.json.encode(manifest), manifest
+
+
+def _label(name: str) -> str:
+    """What progress calls a layer; Docker shows the first digits of whatever digest is in its name."""
+    found = _DIGITS.search(name)
+    return found[0] if found else "layer"
+
+
+def _head(parts: Iterator[bytes | memoryview]) -> bytes:
+    """The beginning of a member, a tar header at least if there is one."""
+    head = b""
+    while len(head) < BLOCK and (part := next(parts, None)):
+        head = bytes(part) if not head else head + part
+    return head
 
 
 def _check_count(found: Found, name: str) -> None:

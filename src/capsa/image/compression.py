@@ -46,6 +46,8 @@ class _Counted:
         self._file = file
         self._progress = progress
         self.head = file.read(16)
+        while self.head and len(self.head) < 16 and (more := file.read(16 - len(self.head))):
+            self.head += more  # a pipe or a connection may have had less
         self._ahead = self.head
         self.total = 0
 

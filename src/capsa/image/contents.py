@@ -22,13 +22,14 @@ from capsa.database import Database
 from capsa.errors import BrokenArchive, CapsaError, DigestMismatch, NotFound
 from capsa.image import digest as digests
 from capsa.image.archive import Found, synthesized
+from capsa.image.arrivals import Arrivals
 from capsa.image.blobs import CHUNK, BlobStore
 from capsa.image.catalog import Catalog, Image
 from capsa.image.holds import Hold, Holds
 from capsa.image.layers import LayerStore
 from capsa.image.manifest import CONFIG_LIMIT, MANIFEST_LIMIT, parse
 from capsa.image.progress import Meter, Progress, state
-from capsa.image.recipes import Interrupted, Recipes
+from capsa.image.recipes import Interrupted
 from capsa.image.removal import Users
 from capsa.image.stream import finished
 from capsa.image.workers import Workers
@@ -58,7 +59,7 @@ class Contents:
         self.catalog = Catalog(database)
         self.blobs = BlobStore(root)
         self.layers = layers
-        self.recipes = Recipes(root)
+        self.recipes = layers.recipes
         self.holds = Holds()
         self._workers = Workers(layers)
         self._users = users
@@ -84,11 +85,21 @@ class Contents:
         except BaseException:
             await asyncio.shield(self.collect())
             raise
-        await asyncio.shield(self.collect(thorough=False) if self._missed else self._sweep(hold.digests))
+        await asyncio.shield(self._sweep(hold.digests))
 
     async def expect(self) -> None:
         """Something is coming that will have to be unpacked."""
         await self._workers.prepare()
+
+    def arrivals(self, hold: Hold, progress: Progress, verb: str) -> Arrivals:
+        """For layers that are unpacked while they arrive; ``verb`` is what progress calls that."""
+
+        async def announced(diff_id: str) -> None:
+            hold(diff_id)
+            async with self._collecting:  # which has looked at what is held already
+                pass
+
+        return Arrivals(self._workers, announced, lambda label, size: Meter(progress, verb, label, size))
 
     async def prepare(
         self, found: Found, hold: Hold, progress: Progress, *, parent: str = "", verb: str = EXTRACTING
@@ -228,7 +239,11 @@ class Contents:
             return freed
 
     async def _sweep(self, held: set[str]) -> None:
-        """Remove those blobs of ``held`` that nothing refers to."""
+        """Remove those blobs and layers of ``held`` that nothing refers to."""
+        unneeded = held - self.catalog.all_diff_ids()
+        if self._missed or any(self.layers.has(each) for each in unneeded if digests.is_digest(each)):
+            await self.collect(thorough=False)
+            return
         with self.holds.lock:
             keep = self.catalog.all_blobs() | self.holds.counts.keys()
             for digest in held - keep:

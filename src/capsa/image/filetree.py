@@ -141,6 +141,16 @@ class FileTree:
             raise BrokenArchive(f"{shown(name)} is a hard link to the directory {shown(link)}")
         return node
 
+    def at(self, name: bytes) -> Node | None:
+        """What the kernel finds at ``name`` without following links; None also for a name that has ``..``."""
+        node: Node | None = self.root
+        for component in name.strip(b"/").split(b"/"):
+            if not isinstance(node, Directory):
+                return None
+            if component and component != b".":
+                node = node.children.get(component)
+        return node
+
     def _counted(self) -> None:
         self.count += 1
         if self.count > self._limits.entries:

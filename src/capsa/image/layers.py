@@ -6,6 +6,7 @@ A layer does not depend on what lies below it, so the same layer in any number o
     layers/HEX/layer.json   `Record`
     layers/HEX/unsettled    there until the layer is known to have reached the disk; holds the boot id
     objects/AB/REST         see `capsa.image.objects`
+    recipes/HEX             see `capsa.image.recipes`
     tmp/layer-*             being made, locked by its maker; or being removed
 
 Two mount options matter to whoever mounts these: ``index=off`` and ``metacopy=off``. With the inode index, overlayfs
@@ -33,6 +34,7 @@ from capsa.image.compression import pieces
 from capsa.image.feed import HashingFeed
 from capsa.image.limits import DEFAULT, Limits
 from capsa.image.objects import ObjectStore
+from capsa.image.recipes import Recipes, Recording
 from capsa.image.rmtree import remove_tree
 from capsa.image.tar import TarReader
 from capsa.image.unpack import Unpacker
@@ -94,6 +96,7 @@ class LayerStore:
             for directory in (self._layers, self._tmp):
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._objects = ObjectStore(root / "objects")
+            self.recipes = Recipes(root)
         except OSError as error:
             raise CapsaError(f"cannot use {root} for layers: {reason(error)}") from error
 
@@ -111,6 +114,7 @@ class LayerStore:
         for path in unfinished:
             remove_tree(path)
         for path in lost:
+            self.recipes.remove(f"sha256:{path.name}")
             self._discard(path)
         if unfinished or lost:
             self._objects.collect()
@@ -122,12 +126,15 @@ class LayerStore:
         diff_id: str | None = None,
         media_type: str = "",
         progress: Callable[[int], None] | None = None,
+        announce: Callable[[str], None] | None = None,
     ) -> Layer:
         """Unpack the layer ``blob`` (plain, gzip, zstd, bzip2 or xz: its content tells), all of it or nothing.
 
         With ``diff_id`` the content is verified, and a layer that is there already is not read again. ``media_type``
         refuses what is no file system layer. ``progress`` gets the number of bytes read so far, from another thread.
-        Raises `BrokenArchive`, `DigestMismatch`, `Unsupported`, and `CapsaError` (a full disk).
+        ``announce``: the layer comes uncompressed and will not be kept as a blob, so it gets a recipe; called with its
+        diff id before it is there to be collected. Raises `BrokenArchive`, `DigestMismatch`, `Unsupported`, and
+        `CapsaError` (a full disk).
         """
         if media_type and media_type.partition(";")[0].strip() not in _MEDIA_TYPES:
             raise Unsupported(f"a layer of the type {media_type[:100]!r} is not a file system and cannot be unpacked")
@@ -137,28 +144,43 @@ class LayerStore:
             with contextlib.ExitStack() as stack:
                 file = stack.enter_context(blob.open("rb", buffering=0)) if isinstance(blob, Path) else blob
                 work = stack.enter_context(self._work())
-                return self._unpack(file, work, diff_id, progress)
+                return self._unpack(file, work, diff_id, progress, announce)
         except OSError as error:
             about = f" ({os.fsdecode(error.filename)})" if error.filename else ""
             raise CapsaError(f"cannot unpack the layer {diff_id or blob}: {reason(error)}{about}") from error
         except BrokenArchive as error:
             raise type(error)(f"{error} (layer {diff_id})" if diff_id else str(error)) from error
 
-    def _unpack(self, file: BinaryIO, work: Path, diff_id: str | None, progress: Callable[[int], None] | None) -> Layer:
+    def _unpack(
+        self,
+        file: BinaryIO,
+        work: Path,
+        diff_id: str | None,
+        progress: Callable[[int], None] | None,
+        announce: Callable[[str], None] | None,
+    ) -> Layer:
         made = work / "layer"
         (made / "tree").mkdir(parents=True)
         (work / "files").mkdir()
         staging = os.open(work / "files", _DIRECTORY)
         target = os.open(made / "tree", _DIRECTORY)
         try:
-            with HashingFeed(pieces(file, progress=progress, limits=self._limits)) as feed:
-                result = Unpacker(self._objects, staging, target, self._limits).run(TarReader(feed.pull, self._limits))
+            with contextlib.ExitStack() as stack:
+                feed = stack.enter_context(HashingFeed(pieces(file, progress=progress, limits=self._limits)))
+                recording = stack.enter_context(Recording(work / "recipe")) if announce else None
+                unpacker = Unpacker(self._objects, staging, target, self._limits, recording)
+                pull = _recorded(feed.pull, recording) if recording else feed.pull
+                result = unpacker.run(TarReader(pull, self._limits))
         finally:
             os.close(staging)
             os.close(target)
         actual = feed.digest()
         if diff_id is not None and actual != diff_id:
             raise DigestMismatch(f"the layer's content has the diff id {actual}, where {diff_id} was announced")
+        if announce:
+            announce(actual)
+            # A layer that is new goes with its recipe when a power failure overtakes both (`recover`).
+            self.recipes.adopt(actual, work / "recipe", sync=self.has(actual))
         record = Record(
             diff_id=actual, size=result.size, entries=result.entries, opaque=result.opaque, links=result.links
         )
@@ -298,6 +320,15 @@ class LayerStore:
                 yield path
             finally:
                 os.close(fd)
+
+
+def _recorded(pull: Callable[[], bytes], recording: Recording) -> Callable[[], bytes]:
+    def pulled() -> bytes:
+        piece = pull()
+        recording.passed(piece)
+        return piece
+
+    return pulled
 
 
 def _boot_id() -> str:

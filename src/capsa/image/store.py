@@ -37,6 +37,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -47,6 +48,7 @@ from capsa.errors import InvalidArgument, NotFound
 from capsa.image import platforms
 from capsa.image import reference as references
 from capsa.image.archive import ArchiveReader, Found
+from capsa.image.arrivals import Arrivals
 from capsa.image.catalog import Image
 from capsa.image.changes import apply
 from capsa.image.compression import pieces
@@ -66,7 +68,8 @@ from capsa.image.push import Push
 from capsa.image.reference import Reference
 from capsa.image.registry import Registry
 from capsa.image.removal import Deleted, Removed, Untagged, User, Users, remove
-from capsa.image.stream import Chunks, Feed, in_thread
+from capsa.image.stream import Chunks, Feed, finished, in_thread
+from capsa.image.tar import BLOCK
 from capsa.oci.image import OCI_LAYER, ContainerConfig, Descriptor, History, ImageConfig, Platform, RootFS
 
 __all__ = [
@@ -316,7 +319,8 @@ class Images:
         wanted = platforms.parse(platform) if platform else None
         async with self._contents.operation() as hold:
             await self._contents.expect()
-            found = await self._read(source, hold, wanted)
+            async with self._contents.arrivals(hold, progress, "Loading layer") as arrivals:
+                found = await self._read(source, hold, wanted, arrivals)
             ready = [await self._contents.prepare(each, hold, progress, verb="Loading layer") for each in found]
             loaded: list[Loaded] = []
             with self._catalog.database.transaction():
@@ -374,11 +378,13 @@ class Images:
     def _registry(self, reference: Reference, auth: Credentials, *, push: bool = False) -> Registry:
         return Registry(reference, auth, insecure=reference.domain in self._insecure, push=push)
 
-    async def _read(self, source: Path | Chunks, hold: Hold, platform: Platform | None) -> Sequence[Found]:
-        reader = ArchiveReader(self._contents.blobs, hold, self._contents.known)
+    async def _read(
+        self, source: Path | Chunks, hold: Hold, platform: Platform | None, arrivals: Arrivals
+    ) -> Sequence[Found]:
+        reader = ArchiveReader(self._contents.blobs, hold, self._contents.known, arrivals.begin)
         if isinstance(source, Path) and source.is_dir():
-            return await asyncio.to_thread(reader.read, FolderMembers(source), platform)
-        feed = Feed(source, asyncio.get_running_loop())
+            return await finished(reader.read, FolderMembers(source), platform)
+        feed = Feed(source, asyncio.get_running_loop(), arrivals.stop)
         return await in_thread(lambda feed: reader.read(_members(feed), platform), feed)
 
     async def import_(
@@ -415,8 +421,9 @@ class Images:
         below = self.config(parent) if parent else ImageConfig()
         on = below.platform if parent else platforms.parse(platform) if platform else platforms.native()
         async with self._contents.operation() as hold:
-            feed = Feed(source, asyncio.get_running_loop())
-            layer = await in_thread(lambda feed: self._keep_layer(feed, hold), feed)
+            async with self._contents.arrivals(hold, silent, "") as arrivals:
+                feed = Feed(source, asyncio.get_running_loop(), arrivals.stop)
+                layer = await in_thread(lambda feed: self._keep_layer(feed, hold, arrivals), feed)
             added = [] if parent and layer.digest == _EMPTY else [layer]
             made = created or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
             image_config = ImageConfig(
@@ -474,13 +481,21 @@ class Images:
             hold(digest)
         return Exported(data, manifest, self.config(image).platform, [*names])
 
-    def _keep_layer(self, feed: Feed, hold: Hold) -> Descriptor:
-        """Write a layer that comes as a tar, plain, since only then its digest is its diff id. In a thread."""
+    def _keep_layer(self, feed: Feed, hold: Hold, arrivals: Arrivals) -> Descriptor:
+        """Take a layer that comes as a tar, plain, since only then its digest is its diff id. In a thread."""
+        parts = pieces(cast(BinaryIO, feed))
+        head = next(parts, b"")
+        while len(head) < BLOCK and (part := next(parts, b"")):
+            head += part
+        if not head:
+            raise InvalidArgument("the archive is empty")
+        arrival = arrivals.begin(head, "", 0)
+        if arrival:
+            arrival.hand_on(chain((head,), parts))
+            return Descriptor(media_type=OCI_LAYER, digest=arrival.layer().diff_id, size=arrival.size)
         with self._contents.blobs.writer() as writer:
-            for piece in pieces(cast(BinaryIO, feed)):
+            for piece in chain((head,), parts):
                 writer.write(piece)
-            if not writer.size:
-                raise InvalidArgument("the archive is empty")
             hold(writer.digest)
             return Descriptor(media_type=OCI_LAYER, digest=writer.commit(), size=writer.size)
 

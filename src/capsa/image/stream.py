@@ -22,10 +22,16 @@ class Interrupted(Exception):
 
 
 class Feed:
-    """Blocking reads, in a thread, of a file or of the event loop's chunks."""
+    """Blocking reads, in a thread, of a file or of the event loop's chunks.
 
-    def __init__(self, source: Path | Chunks, loop: asyncio.AbstractEventLoop) -> None:
+    ``on_stop`` is called with `stop`, for what else the thread may wait for.
+    """
+
+    def __init__(
+        self, source: Path | Chunks, loop: asyncio.AbstractEventLoop, on_stop: Callable[[], None] = lambda: None
+    ) -> None:
         self._stopped = threading.Event()
+        self._on_stop = on_stop
         self._loop = loop
         self._rest = b""
         self._pending: Future[bytes] | None = None
@@ -76,6 +82,7 @@ class Feed:
         self._stopped.set()
         if self._pending:
             self._pending.cancel()
+        self._on_stop()
 
     def close(self) -> None:
         """Close the file."""

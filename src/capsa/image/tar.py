@@ -292,6 +292,11 @@ class TarReader:
         return [_decimal(line) for line in lines[1:wanted]]
 
 
+def looks_like_tar(head: bytes) -> bool:
+    """Whether an archive begins so; v7 archives, which nobody can tell from other files, do not."""
+    return len(head) >= BLOCK and head[257:262] == _POSIX[:5]
+
+
 def _truncated() -> BrokenArchive:
     return BrokenArchive("the layer ends in the middle of an entry")
 

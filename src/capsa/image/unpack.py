@@ -23,6 +23,8 @@ from capsa.image.tar import Entry, TarReader, shown
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
+    from capsa.image.recipes import Recording
+
 _WHOLE = 8 * MIB  # up to here a file's key is known before anything is written
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -44,9 +46,19 @@ class Unpacked:
 
 
 class Unpacker:
-    """Unpacks one archive; ``staging`` and ``target`` are open, empty directories on the file system of ``objects``."""
+    """Unpacks one archive; ``staging`` and ``target`` are open, empty directories on the file system of ``objects``.
 
-    def __init__(self, objects: ObjectStore, staging: int, target: int, limits: Limits = DEFAULT) -> None:
+    ``recording`` is told which content files will have; it sees the archive's bytes by itself.
+    """
+
+    def __init__(
+        self,
+        objects: ObjectStore,
+        staging: int,
+        target: int,
+        limits: Limits = DEFAULT,
+        recording: Recording | None = None,
+    ) -> None:
         self._objects = objects
         self._staging = staging
         self._target = target
@@ -56,6 +68,8 @@ class Unpacker:
         self._groups = 0
         self._size = 0
         self._sparse = 0
+        self._recording = recording
+        self._recorded: list[tuple[bytes, File]] = []
 
     def run(self, reader: TarReader) -> Unpacked:
         """Raises `BrokenArchive`, and `OSError` for what the file system refuses."""
@@ -63,6 +77,8 @@ class Unpacker:
             self._add(entry, reader)
         reader.drain()
         links = _hard_links(self._tree.root) if self._groups else []
+        if self._recording:
+            self._recording.finish(self._lost(), self._staging)
         self._build()
         return Unpacked(self._size, self._tree.count, self._tree.root.opaque, links)
 
@@ -71,7 +87,11 @@ class Unpacker:
             return
         kind = entry.type
         if kind == tar.REGULAR:
-            self._tree.place(entry.name, self._file(entry, reader))
+            recorded = self._recording.content(entry, reader.position) if self._recording else None
+            file = self._file(entry, reader)
+            self._tree.place(entry.name, file)
+            if recorded is not None:
+                self._recorded.append((entry.name, file))
         elif kind == tar.HARD_LINK:
             node = self._tree.find(entry.name, entry.link)
             self._tree.place(entry.name, self._again(node) if isinstance(node, File) else node)
@@ -85,6 +105,15 @@ class Unpacker:
             if entry.major >= 1 << 12 or entry.minor >= 1 << 20:
                 raise BrokenArchive(f"the device {entry} has the impossible number {entry.major}:{entry.minor}")
             self._tree.place(entry.name, Special(_FORMATS[kind], entry.major, entry.minor, _metadata(entry)))
+
+    def _lost(self) -> dict[int, str]:
+        """Which contents, by number, are no longer under their name, as a later entry took it; their staged files."""
+        lost: dict[int, str] = {}
+        for number, (name, file) in enumerate(self._recorded):
+            there = self._tree.at(name)
+            if not isinstance(there, File) or there.key != file.key:
+                lost[number] = str(file.slot)
+        return lost
 
     def _file(self, entry: Entry, reader: TarReader) -> File:
         metadata = _metadata(entry)

@@ -6,6 +6,7 @@ object a line. It ends with its socket, and with its parent.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -29,17 +30,24 @@ class Struct(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Unpack(Struct):
-    """The arguments of `LayerStore.unpack`."""
+    """The arguments of `LayerStore.unpack`; ``arriving``: the diff id is announced (`Announced`)."""
 
     blob: str
     diff_id: str | None = None
     media_type: str = ""
+    arriving: bool = False
 
 
 class Read(Struct, tag="read"):
     """How many bytes of the blob were read so far."""
 
     bytes: int
+
+
+class Announced(Struct, tag="announced"):
+    """All of the layer was read; it will be there once the other end has sent an empty line."""
+
+    diff_id: str
 
 
 class Unpacked(Struct, tag="unpacked"):
@@ -56,7 +64,7 @@ class Failed(Struct, tag="failed"):
 
 
 Answer = Unpacked | Failed
-Report = Read | Unpacked | Failed
+Report = Read | Announced | Unpacked | Failed
 
 
 class Worker:
@@ -64,21 +72,26 @@ class Worker:
 
     def __init__(self, connection: socket.socket, store: LayerStore) -> None:
         self._connection = connection
+        self._lines = connection.makefile("rb")
         self._store = store
         self._next = 0.0
 
     def run(self) -> None:
         """Until the other end is closed."""
         decoder = msgspec.json.Decoder(Unpack)
-        with self._connection.makefile("rb") as requests:
-            for line in requests:
+        with self._lines:
+            while line := self._lines.readline():
                 self._report(self._answer(decoder.decode(line)))
 
     def _answer(self, request: Unpack) -> Answer:
         self._next = 0.0
         try:
             layer = self._store.unpack(
-                Path(request.blob), diff_id=request.diff_id, media_type=request.media_type, progress=self._progress
+                Path(request.blob),
+                diff_id=request.diff_id,
+                media_type=request.media_type,
+                progress=self._progress,
+                announce=self._announce if request.arriving else None,
             )
         except CapsaError as error:
             return Failed(kind=type(error).__name__, message=str(error))
@@ -93,6 +106,11 @@ class Worker:
         if now >= self._next:
             self._next = now + _REPORT_EVERY
             self._report(Read(bytes=count))
+
+    def _announce(self, diff_id: str) -> None:
+        self._report(Announced(diff_id=diff_id))
+        if not self._lines.readline():
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
     def _report(self, report: Report) -> None:
         self._connection.sendall(msgspec.json.encode(report) + b"\n")

@@ -9,7 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ import msgspec
 from capsa import errors
 from capsa.errors import CapsaError, reason
 from capsa.image.layers import Layer, LayerStore
-from capsa.image.worker import Answer, Read, Report, Unpack, Unpacked
+from capsa.image.worker import Announced, Answer, Read, Report, Unpack, Unpacked
 
 _LINE = 1 << 20
 
@@ -26,6 +27,9 @@ class Workers:
     """At most ``limit`` processes that unpack layers into ``store``, started on demand, ended ``idle`` seconds after
     use.
 
+    As many again unpack what is just arriving: they may have to wait for a client, and nobody else waits for them. Who
+    has one of ``arrivals`` (from any thread) may use `unpack_arriving`.
+
     For one event loop. The processes die with the engine, whatever happens to it.
     """
 
@@ -33,6 +37,7 @@ class Workers:
         self._store = store
         self._idle_time = idle
         self._slots = asyncio.Semaphore(limit)
+        self.arrivals = threading.Semaphore(limit)
         self._idle: list[_Process] = []
         self._timer: asyncio.TimerHandle | None = None
         self._ending: set[asyncio.Task[None]] = set()
@@ -52,19 +57,42 @@ class Workers:
         """
         if diff_id is not None and self._store.has(diff_id):
             return self._store.layer(diff_id)
+        request = Unpack(blob=str(blob.absolute()), diff_id=diff_id, media_type=media_type)
         async with self._slots:
-            process = self._idle.pop() if self._idle else await _Process.start(self._store.root)
-            done = False
-            try:
-                request = Unpack(blob=str(blob.absolute()), diff_id=diff_id, media_type=media_type)
-                report = await process.ask(request, progress)
-                done = True
-            finally:
-                if done:
-                    self._idle.append(process)
-                    self._watch()
-                else:
-                    await self._undo(process)
+            return await self._have(request, progress, None)
+
+    async def unpack_arriving(
+        self,
+        pipe: Path,
+        *,
+        diff_id: str | None,
+        progress: Callable[[int], None],
+        announced: Callable[[str], Awaitable[None]],
+    ) -> Layer:
+        """The same for an uncompressed layer that comes through a pipe; what does so is not kept but as a recipe.
+
+        ``progress`` is called as soon as the process has opened ``pipe``. ``announced`` is waited for, with the
+        diff id, just before the layer is there.
+        """
+        return await self._have(Unpack(blob=str(pipe), diff_id=diff_id, arriving=True), progress, announced)
+
+    async def _have(
+        self,
+        request: Unpack,
+        progress: Callable[[int], None] | None,
+        announced: Callable[[str], Awaitable[None]] | None,
+    ) -> Layer:
+        process = self._idle.pop() if self._idle else await _Process.start(self._store.root)
+        done = False
+        try:
+            report = await process.ask(request, progress, announced)
+            done = True
+        finally:
+            if done:
+                self._idle.append(process)
+                self._watch()
+            else:
+                await self._undo(process)
         if isinstance(report, Unpacked):
             return self._store.layer(report.diff_id)
         raise getattr(errors, report.kind, CapsaError)(report.message)
@@ -153,16 +181,26 @@ class _Process:
         reader, writer = await asyncio.open_connection(sock=ours, limit=_LINE)
         return cls(child, reader, writer)
 
-    async def ask(self, request: Unpack, progress: Callable[[int], None] | None) -> Answer:
+    async def ask(
+        self,
+        request: Unpack,
+        progress: Callable[[int], None] | None,
+        announced: Callable[[str], Awaitable[None]] | None,
+    ) -> Answer:
         """Raises `CapsaError` when the process ends instead of answering."""
         with contextlib.suppress(ConnectionError):  # it will be noticed just below
             self._writer.write(msgspec.json.encode(request) + b"\n")
             while line := await self._reader.readline():
                 report: Report = self._decoder.decode(line)
-                if not isinstance(report, Read):
+                if isinstance(report, Read):
+                    if progress:
+                        progress(report.bytes)
+                elif isinstance(report, Announced):
+                    if announced:
+                        await announced(report.diff_id)
+                    self._writer.write(b"\n")
+                else:
                     return report
-                if progress:
-                    progress(report.bytes)
         self.kill()
         await self.ended()
         code = self._child.returncode
