@@ -15,7 +15,7 @@ import pytest
 from fixtures import tars
 from fixtures.images import docker_archive
 from fixtures.imagestore import Store, chunks, open_store, saved
-from fixtures.layers import left_over, names
+from fixtures.layers import left_over, mounted, names
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -267,7 +267,7 @@ async def test_a_killed_worker_is_an_error_and_leaves_nothing(store: Store) -> N
     [worker] = _workers()
     os.kill(worker, signal.SIGKILL)
     go_on.set()
-    with pytest.raises(CapsaError, match="SIGKILL"):
+    with pytest.raises(CapsaError, match=r"^the process that unpacked a layer that arrives was ended by SIGKILL"):
         await load
     assert used(store) == before
     await store.load(chunks(data))
@@ -304,3 +304,25 @@ async def test_after_a_power_failure_a_layer_goes_with_its_recipe(tmp_path: Path
             and list((image / "recipes").iterdir()) == []
             and list((image / "layers").iterdir()) == []
         )
+
+
+async def test_two_at_once_may_bring_the_same_layer(store: Store) -> None:
+    """Whoever is second reads and verifies all of his own."""
+    [loaded] = await store.load(chunks(docker_archive([tars.archive(tars.file(b"f", BIG * 8))], ["foo:1"])))
+    layout = await saved(store, "foo:1")
+    await store.remove("foo:1")
+    for cut in (100_000, 1_100_000, 2_000_000):
+        reached, go_on = asyncio.Event(), asyncio.Event()
+        second = asyncio.ensure_future(store.load(_stalled(layout, cut, reached, go_on)))
+        await reached.wait()
+        [first] = await store.load(chunks(layout))
+        go_on.set()
+        assert [first] == list(await second) == [loaded]
+        await store.remove("foo:1")
+
+
+async def test_a_disk_that_is_full_is_said_without_the_pipe(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        with mounted("tmpfs", tmp_path / "image" / "tmp", "size=1m"), pytest.raises(CapsaError) as caught:
+            await store.load(chunks(docker_archive([tars.archive(tars.file(b"f", BIG * 8))], ["foo:1"])))
+    assert str(caught.value).startswith("cannot unpack the layer that arrives: ") and "/proc" not in str(caught.value)

@@ -130,15 +130,15 @@ class LayerStore:
     ) -> Layer:
         """Unpack the layer ``blob`` (plain, gzip, zstd, bzip2 or xz: its content tells), all of it or nothing.
 
-        With ``diff_id`` the content is verified, and a layer that is there already is not read again. ``media_type``
-        refuses what is no file system layer. ``progress`` gets the number of bytes read so far, from another thread.
-        ``announce``: the layer comes uncompressed and will not be kept as a blob, so it gets a recipe; called with its
-        diff id before it is there to be collected. Raises `BrokenArchive`, `DigestMismatch`, `Unsupported`, and
-        `CapsaError` (a full disk).
+        With ``diff_id`` the content is verified, and a blob whose layer is there already is not read again.
+        ``media_type`` refuses what is no file system layer. ``progress`` gets the number of bytes read so far, from
+        another thread. ``announce``: the layer comes uncompressed and will not be kept as a blob, so it gets a recipe;
+        called with its diff id before it is there to be collected. Raises `BrokenArchive`, `DigestMismatch`,
+        `Unsupported`, and `CapsaError` (a full disk).
         """
         if media_type and media_type.partition(";")[0].strip() not in _MEDIA_TYPES:
             raise Unsupported(f"a layer of the type {media_type[:100]!r} is not a file system and cannot be unpacked")
-        if diff_id is not None and self.has(diff_id):
+        if diff_id is not None and announce is None and self.has(diff_id):
             return self.layer(diff_id)
         try:
             with contextlib.ExitStack() as stack:
@@ -147,7 +147,8 @@ class LayerStore:
                 return self._unpack(file, work, diff_id, progress, announce)
         except OSError as error:
             about = f" ({os.fsdecode(error.filename)})" if error.filename else ""
-            raise CapsaError(f"cannot unpack the layer {diff_id or blob}: {reason(error)}{about}") from error
+            which = diff_id or ("that arrives" if announce else blob)
+            raise CapsaError(f"cannot unpack the layer {which}: {reason(error)}{about}") from error
         except BrokenArchive as error:
             raise type(error)(f"{error} (layer {diff_id})" if diff_id else str(error)) from error
 

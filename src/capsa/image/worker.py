@@ -37,6 +37,11 @@ class Unpack(Struct):
     media_type: str = ""
     arriving: bool = False
 
+    @property
+    def what(self) -> str:
+        """What errors call it."""
+        return "a layer that arrives" if self.arriving else self.blob
+
 
 class Read(Struct, tag="read"):
     """How many bytes of the blob were read so far."""
@@ -96,9 +101,9 @@ class Worker:
         except CapsaError as error:
             return Failed(kind=type(error).__name__, message=str(error))
         except MemoryError:
-            return Failed(kind="CapsaError", message=f"not enough memory to unpack {request.blob}")
+            return Failed(kind="CapsaError", message=f"not enough memory to unpack {request.what}")
         except OSError as error:
-            return Failed(kind="CapsaError", message=f"cannot unpack {request.blob}: {reason(error)}")
+            return Failed(kind="CapsaError", message=f"cannot unpack {request.what}: {reason(error)}")
         return Unpacked(diff_id=layer.diff_id)
 
     def _progress(self, count: int) -> None:

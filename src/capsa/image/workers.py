@@ -205,7 +205,7 @@ class _Process:
         await self.ended()
         code = self._child.returncode
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        raise CapsaError(f"the process that unpacked {request.blob} {how}; try again")
+        raise CapsaError(f"the process that unpacked {request.what} {how}; try again")
 
     def kill(self) -> None:
         self._child.kill()
