@@ -64,6 +64,11 @@ def test_detached_keys_and_attach(engine, docker_client, docker):
     screen.type("\x10\x11")
     screen.wait()
     assert docker("ps", "--format", "{{.Names}}").stdout == "box\n"
+    screen = Terminal([docker_client, "exec", "-it", "box", "sh"], engine.environment())
+    screen.expect("# ")
+    screen.type("\x10\x11")
+    screen.expect("read escape sequence")
+    assert screen.wait() == 1
     screen = Terminal([docker_client, "attach", "box"], engine.environment())
     time.sleep(0.5)
     screen.type("exit 4\r")

@@ -76,6 +76,12 @@ def test_detach_and_attach_again(terminal, engine):
     screen.type("echo again$((1+1))\r")
     screen.expect("again2")
     screen.type("\x18q")
+    screen.expect("read escape sequence")
+    assert screen.wait() == 1
+    screen = terminal("exec", "-it", "box", "sh")
+    screen.expect("# ")
+    screen.type("\x10\x11")
+    screen.expect("read escape sequence")
     assert screen.wait() == 1
     screen = terminal("exec", "-it", "box", "sh", rows=33, columns=44)
     screen.expect("# ")

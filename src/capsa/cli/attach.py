@@ -6,7 +6,7 @@ from capsa.cli.client import quote
 from capsa.cli.context import Context
 from capsa.cli.options import Command, Options
 from capsa.cli.run import exit_code
-from capsa.cli.streams import DETACHED, session
+from capsa.cli.streams import left, session
 from capsa.cli.terminal import detach_keys, is_terminal
 from capsa.errors import CapsaError, Conflict
 
@@ -52,7 +52,7 @@ def attached(
         redraw=not start,
     )
     if not stayed:
-        return 0 if start else DETACHED
+        return 0 if start else left()
     return exit_code(waiting.read())
 
 

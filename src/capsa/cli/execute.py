@@ -61,7 +61,7 @@ def _exec(context: Context, options: Options) -> int:
         complain(error)
         code = failure_code(str(error))
         return code if code != 125 else 1
-    from capsa.cli.streams import DETACHED, session
+    from capsa.cli.streams import left, session
 
     stayed = session(
         engine,
@@ -74,7 +74,7 @@ def _exec(context: Context, options: Options) -> int:
         proxy_signals=False,
     )
     if not stayed:
-        return DETACHED
+        return left()
     return _exit_code(engine, resource)
 
 

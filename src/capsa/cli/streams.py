@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from capsa.cli.client import Engine
 
-DETACHED = 1
-"""docker's exit code of attach and exec for a user who left with the detach keys what runs on."""
 _READ = 65536
 _HEADER = 8
 _STDERR = 2
@@ -234,6 +232,14 @@ def session(
     if not stayed:
         write(outputs[1], b"\n")  # the shell's prompt is not to stand in the container's line
     return stayed
+
+
+def left() -> int:
+    """Say, as docker does for ``attach`` and ``exec``, that the user left with the detach keys what runs on; returns
+    docker's exit code for that.
+    """
+    write(2, b"read escape sequence\n")
+    return 1
 
 
 def _resize(engine: Engine, resource: str, rows: int, columns: int) -> None:
