@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import resource
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class System:
-    """``available`` and ``slab`` of /proc/meminfo."""
+    """``MemAvailable`` and ``Slab`` of /proc/meminfo, the former with the pages that are free on a processor's list.
+
+    Those lists (/proc/zoneinfo, ``pagesets``) are not free memory to the kernel's statistics, and since Linux 6.6 they
+    grow to hundreds of megabytes where processes come and go. Without them the figure depends on who forked last.
+    """
 
     available: int
     slab: int
@@ -32,7 +38,8 @@ def system() -> System:
     for line in Path("/proc/meminfo").read_text().splitlines():
         name, _, rest = line.partition(":")
         values[name] = int(rest.split()[0]) * 1024
-    return System(values["MemAvailable"], values["Slab"])
+    lists = re.findall(r"^ +count: +([0-9]+)$", Path("/proc/zoneinfo").read_text(), re.MULTILINE)
+    return System(values["MemAvailable"] + sum(map(int, lists)) * resource.getpagesize(), values["Slab"])
 
 
 def pss(pids: Iterable[int]) -> int:

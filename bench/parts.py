@@ -196,7 +196,7 @@ def idle(bench: Bench) -> None:
                 after = Memory.now(peer)
                 for key, title, value in (
                     ("idle-pss", "engine processes, PSS each container", (after.engine - before.engine) / count),
-                    ("idle-available", "off MemAvailable, each", (before.available - after.available) / count),
+                    ("idle-available", "off available memory, each", (before.available - after.available) / count),
                     ("idle-slab", "slab, each", (after.slab - before.slab) / count),
                     ("idle-base", "engine processes without containers, PSS", before.engine),
                 ):
@@ -288,7 +288,7 @@ def apaches(bench: Bench) -> None:
                         ("pss", "Apache processes, PSS", usage.pss),
                         ("rss", "Apache processes, RSS", usage.rss),
                         ("engine", "engine processes, PSS", after.engine),
-                        ("available", "off MemAvailable", before.available - after.available),
+                        ("available", "off available memory", before.available - after.available),
                     ):
                         bench.results.add(f"apache-{key}-{name}", part, title, "MB", daemon.name, [value / MB])
                 finally:
