@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
+import platform
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.images import docker_archive
+from fixtures.images import ARCHITECTURES, docker_archive
 from fixtures.imagestore import Store, chunks, open_store, saved
-from fixtures.registry import PASSWORD, USER, registry, skopeo
+from fixtures.registry import PASSWORD, USER, made_up, manifest_of, registry, skopeo
 
 from capsa.errors import Forbidden, NotFound, Unauthorized, Unavailable
 from capsa.image.credentials import Credentials
@@ -140,3 +144,33 @@ async def test_a_password_is_asked_for_and_checked(store: Store, guarded: str) -
         await store.pull(f"{guarded}/p/app:1")
     image = await store.pull(f"{guarded}/p/app:1", auth=Credentials(USER, PASSWORD))
     assert image.digests == (f"{guarded}/p/app@{digest}",)
+
+
+async def test_a_layer_is_unpacked_while_others_are_on_their_way(store: Store) -> None:
+    layers = [layer("i"), layer("j")]
+    first, last = [hashlib.sha256(each).hexdigest() for each in layers]
+    config = json.dumps(
+        {
+            "architecture": ARCHITECTURES[platform.machine()],
+            "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{first}", f"sha256:{last}"]},
+        }
+    ).encode()
+    blobs = {hashlib.sha256(each).hexdigest(): each for each in (config, *layers)}
+    go_on = threading.Event()
+
+    def asked(path: str) -> None:
+        if path.endswith(last):
+            go_on.wait(60)
+
+    with made_up(blobs, manifest_of(config, layers), asked) as address:
+        pull = asyncio.ensure_future(store.pull(f"{address}/slow/app:1"))
+        try:
+            async with asyncio.timeout(50):
+                while not (store.folder / "image" / "layers" / first / "layer.json").exists():
+                    await asyncio.sleep(0.02)
+            assert not pull.done()
+        finally:
+            go_on.set()
+        image = await pull
+    assert [[path.name for path in each.iterdir()] for each in store.layers(image.id)] == [["i"], ["j"]]

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import http.server
 import io
 import json
 import os
 import tarfile
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from fixtures import leftovers
 from fixtures.complaints import check, warm_up
 from fixtures.engine import EngineUnderTest
+from fixtures.registry import made_up, manifest_of
 from fixtures.wait import until
 
-OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+from capsa.oci.image import OCI_MANIFEST
 
 
 @pytest.fixture(scope="module")
@@ -162,61 +160,6 @@ def test_a_damaged_image_is_not_saved_as_if_it_were_whole(warm: EngineUnderTest,
 # ---- a registry that lies ----
 
 
-@contextmanager
-def registry(blobs: Mapping[str, bytes], manifest: bytes) -> Iterator[str]:
-    """Serves ``manifest`` under any name and ``blobs`` by digest; gives its address."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            data, kind = b"{}", "application/json"
-            if "/manifests/" in self.path:
-                data, kind = manifest, OCI_MANIFEST
-            elif "/blobs/" in self.path:
-                data, kind = blobs.get(self.path.rpartition(":")[2], b""), "application/octet-stream"
-            self.send_response(200 if data else 404)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(data)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def manifest_of(config: bytes, layer: bytes) -> bytes:
-    return json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "config": {
-                "mediaType": "application/vnd.oci.image.config.v1+json",
-                "digest": f"sha256:{digest(config)}",
-                "size": len(config),
-            },
-            "layers": [
-                {
-                    "mediaType": "application/vnd.oci.image.layer.v1.tar",
-                    "digest": f"sha256:{digest(layer)}",
-                    "size": len(layer),
-                }
-            ],
-        }
-    ).encode()
-
-
 @pytest.mark.parametrize(
     ("which", "words"),
     [
@@ -230,7 +173,7 @@ def manifest_of(config: bytes, layer: bytes) -> bytes:
 )
 def test_what_does_not_have_its_digest_is_not_pulled(warm: EngineUnderTest, which: str, words: str) -> None:
     blobs = {digest(CONFIG): CONFIG, digest(LAYER): LAYER}
-    manifest = manifest_of(CONFIG, LAYER)
+    manifest = manifest_of(CONFIG, [LAYER])
     name = "team/app:1"
     match which:
         case "layer":
@@ -246,8 +189,8 @@ def test_what_does_not_have_its_digest_is_not_pulled(warm: EngineUnderTest, whic
         case "another diff id":
             other = CONFIG.replace(digest(LAYER).encode(), b"2" * 64)
             blobs[digest(other)] = other
-            manifest = manifest_of(other, LAYER)
-    with registry(blobs, manifest) as address:
+            manifest = manifest_of(other, [LAYER])
+    with made_up(blobs, manifest) as address:
         done = warm.capsa("pull", f"{address}/{name}", check=False)
     assert done.returncode == 1, done
     check(done.stderr.strip().splitlines()[-1], words)

@@ -117,11 +117,8 @@ class Contents:
                 f"the image {digests.short(image)} has {len(found.layers)} layers,"
                 f" but its configuration lists {len(diff_ids)}"
             )
-        for diff_id, layer in zip(diff_ids, found.layers, strict=True):
-            hold(diff_id)
-            hold(layer.digest)
         layers = dict(zip(diff_ids, found.layers, strict=True))
-        await together([self._unpack(diff_id, layer, progress, verb) for diff_id, layer in layers.items()])
+        await together([self.unpack(diff_id, layer, hold, progress, verb) for diff_id, layer in layers.items()])
         manifest_bytes, manifest = found.manifest, None
         if manifest_bytes:
             parsed = parse(manifest_bytes, found.manifest_type, image)
@@ -188,8 +185,12 @@ class Contents:
             raise BrokenArchive(f"{digest} is not the manifest of an image")
         return data, parsed
 
-    async def _unpack(self, diff_id: str, layer: Descriptor, progress: Progress, verb: str) -> None:
+    async def unpack(
+        self, diff_id: str, layer: Descriptor, hold: Hold, progress: Progress, verb: str = EXTRACTING
+    ) -> None:
         """Unpack one layer, unless it is there; two operations that need the same one wait for the same unpacking."""
+        hold(diff_id)
+        hold(layer.digest)
         async with self._collecting:
             pass
         async with self.once(diff_id):

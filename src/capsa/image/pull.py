@@ -1,4 +1,7 @@
-"""Pulling: manifest, configuration, layers, in this order, each verified before the next is asked for."""
+"""Pulling: manifest, configuration, layers, in this order, each verified before the next is asked for.
+
+A layer is unpacked as soon as it is there and has its digest: none depends on the layers below it.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +59,9 @@ class Pull:
                     f"the manifest of {name} has {len(manifest.layers)} layers,"
                     f" but its configuration lists {len(config.rootfs.diff_ids)}"
                 )
-            layers = {layer.digest: layer for layer in manifest.layers}
-            await together([self._layer(layer, hold) for layer in layers.values()])
+            pairs = zip(manifest.layers, config.rootfs.diff_ids, strict=True)
+            layers = {layer.digest: (layer, diff_id) for layer, diff_id in pairs}
+            await together([self._layer(layer, diff_id, hold) for layer, diff_id in layers.values()])
             found = Found(config_bytes, config, manifest.layers, data, manifest.media_type)
             ready = await self.contents.prepare(found, hold, self.progress)
             newer = self._enter(ready, of(top), [*layers, manifest.config.digest])
@@ -83,7 +87,8 @@ class Pull:
         await self._get(blob, hold, lambda done: None)
         return await asyncio.to_thread(self.contents.blobs.read, blob.digest, CONFIG_LIMIT)
 
-    async def _layer(self, blob: Descriptor, hold: Hold) -> None:
+    async def _layer(self, blob: Descriptor, diff_id: str, hold: Hold) -> None:
+        """Download a layer and unpack it, while others are still on their way."""
         id = short(blob.digest)
         hold(blob.digest)
         if self.contents.known(blob.digest):
@@ -93,6 +98,7 @@ class Pull:
         async with self._slots:
             await self._get(blob, hold, Meter(self.progress, "Downloading", id, blob.size))
         self.progress(state("Download complete", id))
+        await self.contents.unpack(diff_id, blob, hold, self.progress)
 
     async def _get(self, blob: Descriptor, hold: Hold, meter: Callable[[int], None]) -> None:
         """Download a blob unless it is there, or wait for somebody else who does."""
