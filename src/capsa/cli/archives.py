@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 
 from capsa.cli.client import quote
@@ -10,7 +11,7 @@ from capsa.cli.context import Context
 from capsa.cli.http import Response
 from capsa.cli.options import Command, Options
 from capsa.cli.platforms import platform
-from capsa.cli.progress import messages, show
+from capsa.cli.progress import messages, sent, show
 from capsa.errors import CapsaError, reason
 
 TYPE_CHECKING = False
@@ -34,6 +35,12 @@ def _pieces(path: str | None) -> Iterator[bytes]:
         raise CapsaError(f"cannot read {path}: {reason(error)}") from error
 
 
+def _size(path: str | None) -> int | None:
+    """In bytes, if that is known."""
+    status = os.stat(path) if path else os.fstat(0)
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
 def _readable(path: str | None) -> None:
     """Fail before anything was sent."""
     if path is None:
@@ -50,11 +57,14 @@ def _load(context: Context, options: Options) -> int:
     path = options.text("input")
     _readable(path)
     quiet = options.switch("quiet") or not sys.stdout.isatty()
+    body = _pieces(path)
+    if not quiet:  # layers are unpacked while they are sent
+        body = sent(body, os.path.basename(path or "standard input"), _size(path), sys.stdout)
     response = context.engine().request(
         "POST",
         "/images/load",
         {"quiet": quiet, "platform": platform(options)},
-        body=_pieces(path),
+        body=body,
         headers={"Content-Type": "application/x-tar"},
         own=True,
     )

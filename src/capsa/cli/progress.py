@@ -9,10 +9,11 @@ from capsa.errors import CapsaError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any, TextIO
 
-    from rich.progress import Progress, TaskID
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn, TaskID
 
 
 def messages(response: Response) -> Iterator[dict[str, Any]]:
@@ -60,30 +61,59 @@ def _text(message: dict[str, Any]) -> str:
     return f"{identifier}: {text}" if identifier else text
 
 
-def _bars(response: Response, output: TextIO, results: list[Any]) -> None:
-    """One line for each layer, with a bar while its size is known."""
+def sent(pieces: Iterable[bytes], name: str, total: int | None, output: TextIO) -> Iterator[bytes]:
+    """The ``pieces`` of an archive of ``total`` bytes, with a bar that is there as long as they are sent."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import TransferSpeedColumn
 
-    console = Console(file=output, highlight=False)
-    columns = (
+    with _progress(Console(file=output), TransferSpeedColumn(), transient=True) as progress:
+        task = progress.add_task("Sending", total=total, name=name)
+        for piece in pieces:
+            yield piece
+            progress.advance(task, len(piece))
+
+
+def _progress(console: Console, *more: ProgressColumn, transient: bool = False) -> Progress:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    return Progress(
         TextColumn("{task.fields[name]}:", markup=False),
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
         DownloadColumn(),
-        TransferSpeedColumn(),
+        *more,
+        console=console,
+        transient=transient,
     )
+
+
+def _bars(response: Response, output: TextIO, results: list[Any]) -> None:
+    """One line for each layer, with a bar while its size is known."""
+    from rich.console import Console
+
+    console = Console(file=output, highlight=False)
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console, transient=False) as progress:
+    progress: Progress | None = None
+    try:
         for message in messages(response):
             if _keep(message, results):
                 continue
             identifier = message.get("id")
             status = str(message.get("status", ""))
-            if not identifier or not status or status.startswith("Pulling from"):
-                progress.console.print(_text(message), markup=False)
-            else:
+            if identifier and status and not status.startswith("Pulling from"):
+                if progress is None:
+                    progress = _progress(console)
+                    progress.start()
                 _advance(progress, tasks, str(identifier), message)
+                continue
+            if progress:  # the bars before it are finished, and stay above it
+                progress.stop()
+                progress = None
+                tasks.clear()
+            console.print(_text(message), markup=False)
+    finally:
+        if progress:
+            progress.stop()
 
 
 def _advance(progress: Progress, tasks: dict[str, TaskID], name: str, message: dict[str, Any]) -> None:

@@ -136,7 +136,7 @@ class ArchiveReader:
         parts = iter(source.parts())
         head = _head(parts)
         wanted = wanted if is_digest(wanted) else ""
-        arrival = self._begin(head, _label(member.name), member.size, wanted or None)
+        arrival = self._begin(head, self._label(member.name), member.size, wanted or None)
         if arrival:
             self._arriving[member.name] = arrival
             arrival.hand_on(chain((head,), parts))
@@ -148,6 +148,11 @@ class ArchiveReader:
             self._large[member.name] = Descriptor(
                 media_type=_layer_type(head), digest=writer.commit(), size=writer.size
             )
+
+    def _label(self, name: str) -> str:
+        """What progress calls a layer, whose digest is not known yet: the first digits of one in its name, if any."""
+        found = _DIGITS.search(name)
+        return found[0] if found else f"layer {len(self._arriving) + 1}"
 
     def _arrived(self) -> None:
         """Wait for the layers that were handed on. One that is broken matters only if an image has it."""
@@ -330,12 +335,6 @@ def synthesized(found: Found) -> tuple[bytes, Manifest]:
         layers=[Descriptor(media_type=each.media_type, digest=each.digest, size=each.size) for each in found.layers],
     )
     return msgspec.json.encode(manifest), manifest
-
-
-def _label(name: str) -> str:
-    """What progress calls a layer; Docker shows the first digits of whatever digest is in its name."""
-    found = _DIGITS.search(name)
-    return found[0] if found else "layer"
 
 
 def _head(parts: Iterator[bytes | memoryview]) -> bytes:

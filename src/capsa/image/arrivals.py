@@ -19,6 +19,7 @@ from typing import Self
 
 from capsa.image.compression import kind as compression
 from capsa.image.layers import Layer
+from capsa.image.progress import Meter
 from capsa.image.stream import Interrupted
 from capsa.image.tar import looks_like_tar
 from capsa.image.workers import Workers
@@ -55,15 +56,15 @@ class Arrival:
 class Arrivals:
     """The layers that arrive in one operation; an asynchronous context manager, at whose end none is under way.
 
-    ``announced`` is told the diff id of each just before the layer is there, and has to hold it. ``meter`` makes the
-    function that is told of a layer's progress in bytes, of a label and the layer's size.
+    ``announced`` is told the diff id of each just before the layer is there, and has to hold it. ``meter`` makes what
+    is told of a layer's progress, of a label and the layer's size in bytes.
     """
 
     def __init__(
         self,
         workers: Workers,
         announced: Callable[[str], Awaitable[None]],
-        meter: Callable[[str, int], Callable[[int], None]],
+        meter: Callable[[str, int], Meter],
     ) -> None:
         self._workers = workers
         self._announced = announced
@@ -129,6 +130,7 @@ class Arrivals:
             elif error := task.exception():
                 arrival.done.set_exception(error)
             else:
+                meter.finish()
                 arrival.done.set_result(task.result())
 
         pipe = Path(f"/proc/{os.getpid()}/fd/{reader}")

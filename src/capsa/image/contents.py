@@ -201,6 +201,7 @@ class Contents:
             await self._workers.unpack(
                 self.blobs.path(layer.digest), diff_id=diff_id, media_type=layer.media_type, progress=meter
             )
+            meter.finish()
             if verb == EXTRACTING:
                 progress(state("Pull complete", id))
 

@@ -41,6 +41,13 @@ class Meter:
         now = time.monotonic()
         if now - self._last >= INTERVAL:
             self._last = now
-            self._progress(
-                {"status": self._text, "progressDetail": {"current": current, "total": self._total}, "id": self._id}
-            )
+            self._tell(current)
+
+    def finish(self) -> None:
+        """All of it is done."""
+        self._tell(self._total)
+
+    def _tell(self, current: int) -> None:
+        self._progress(
+            {"status": self._text, "progressDetail": {"current": current, "total": self._total}, "id": self._id}
+        )

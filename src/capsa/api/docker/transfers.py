@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Message = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
+_WAITING = 1000  # messages
 
 
 def routes(router: Router) -> None:
@@ -143,9 +144,14 @@ async def _transfer(
     call.end_when_left()
     queue: asyncio.Queue[Message | None] = asyncio.Queue()
 
+    def tell(message: Message) -> None:
+        # Many clients read nothing before they have sent all: what is only a bar's newest length must not pile up.
+        if queue.qsize() < _WAITING or not message.get("progressDetail"):
+            queue.put_nowait(message)
+
     async def run() -> None:
         try:
-            await work(queue.put_nowait)
+            await work(tell)
         finally:
             queue.put_nowait(None)
 
