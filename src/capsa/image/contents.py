@@ -315,6 +315,7 @@ class Contents:
             log.warning("cannot sync %s: %s", self.root, error)
             return
         self.catalog.settle(images)
+        ctypes.CDLL(None).malloc_trim(0)  # the pieces of archives that went through here
 
     async def close(self) -> None:
         """Wait for what is under way in the background."""
