@@ -77,6 +77,25 @@ def test_a_light_verb_imports_nothing_for_specifications_and_system_calls(verb: 
     assert not {"_ctypes", "_datetime", "capsa.oci.runtime", "msgspec"} & modules(verb).keys()
 
 
+_ZYGOTE = """
+from capsa.runtime import zygote
+zygote.load(":".join(sys.path[-2:]))
+loaded = dict(sys.modules)
+import json
+print(json.dumps({name: getattr(module, '__file__', None) or '' for name, module in loaded.items()}))
+"""
+
+
+def test_the_zygote_imports_none_of_them_and_puts_nothing_off() -> None:
+    loaded = json.loads(python(_ZYGOTE))
+    assert "capsa.platform.linux.attendant" in loaded
+    assert not (LEFT_OUT | {"pathlib", "traceback"}) & loaded.keys()
+    assert all(loaded[name] for name in lean.LATER)
+    missing, used = _missing(loaded)
+    assert ("struct", "pack") in {(module, name) for _, module, name in used}
+    assert not missing
+
+
 _ENVIRONMENT = """
 import os
 os.environ["CAPSA_B"] = "2"
@@ -128,10 +147,10 @@ def names_in(path: str) -> frozenset[tuple[str, str]]:
     return frozenset(found)
 
 
-@pytest.mark.parametrize("verb", sorted(main.VERBS.keys() - main.FULL))
-def test_what_the_modules_of_a_verb_use_the_stand_ins_have(verb: str) -> None:
+def _missing(loaded: dict[str, str]) -> tuple[list[str], set[tuple[str, str, str]]]:
+    """What capsa's modules of those ``loaded`` use and the stand-ins lack; and all that they use, with their files."""
     placed = stand_ins.make()
-    files = {path for name, path in modules(verb).items() if name.startswith("capsa.") and path}
+    files = {path for name, path in loaded.items() if name.startswith("capsa.") and path}
     files |= {str(SOURCE / f"{name.replace('.', '/')}.py") for name in lean.LATER}
     used = {(path, module, name) for path in files for module, name in names_in(path)}
     # What else there is of it would have to do something.
@@ -141,6 +160,12 @@ def test_what_the_modules_of_a_verb_use_the_stand_ins_have(verb: str) -> None:
         for path, module, name in used
         if placed.get(module) is not None and not hasattr(placed[module], name)
     ]
+    return missing, used
+
+
+@pytest.mark.parametrize("verb", sorted(main.VERBS.keys() - main.FULL))
+def test_what_the_modules_of_a_verb_use_the_stand_ins_have(verb: str) -> None:
+    missing, used = _missing(modules(verb))
     assert any(module == "signal" for _, module, _ in used)
     assert not missing
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import traceback
 from collections import deque
-from collections.abc import Sequence
-from typing import Protocol
 
 import msgspec
 
@@ -16,6 +13,13 @@ from capsa.errors import CapsaError, reason
 from capsa.platform import packets, protocol
 from capsa.platform.loop import READ, WRITE, Loop
 from capsa.platform.protocol import Failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Protocol
+else:
+    Protocol = object
 
 MOST_WAITING = 10_000
 """Messages for an engine that does not listen: a queue of the kernel's has room for some three hundred."""
@@ -39,7 +43,7 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return Failure(message=f"the sub-init could not do it: {where}{reason(error)}")
-    traceback.print_exception(error, file=sys.stderr)
+    sys.excepthook(type(error), error, error.__traceback__)
     return Failure(message=f"{type(error).__name__}: {error}")
 
 

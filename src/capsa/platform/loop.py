@@ -9,7 +9,10 @@ import contextlib
 import os
 import select
 import struct
-from collections.abc import Callable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT

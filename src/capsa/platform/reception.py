@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
 
 from capsa.platform import protocol
 from capsa.platform.connection import Answer, Connection
 from capsa.platform.loop import READ, Loop
 from capsa.platform.protocol import Report, Status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Protocol
+else:
+    Protocol = object
 
 HELD_REPORTS = 1000
 
@@ -35,7 +39,7 @@ class Reception:
         self.engines: list[Connection] = []
         self._host = host
         self._loop = loop
-        self._path = Path(path)
+        self._path = path
         self._listener: socket.socket | None = None
         self._unheard: list[Report] = []
 
@@ -52,15 +56,16 @@ class Reception:
 
     def listen(self) -> None:
         """Listen for other engines; by a path below /proc/self/fd, since socket addresses are short."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        directory = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        parent, name = os.path.split(self._path)
+        os.makedirs(parent, exist_ok=True)
+        directory = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             with contextlib.suppress(FileNotFoundError):
-                self._path.unlink()
+                os.unlink(self._path)
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             before = os.umask(0o077)
             try:
-                listener.bind(f"/proc/self/fd/{directory}/{self._path.name}")
+                listener.bind(f"/proc/self/fd/{directory}/{name}")
             finally:
                 os.umask(before)
             listener.listen(4)
@@ -91,8 +96,8 @@ class Reception:
             self._listener.close()
             self._listener = None
             with contextlib.suppress(OSError):
-                self._path.unlink()
-                self._path.parent.rmdir()
+                os.unlink(self._path)
+                os.rmdir(os.path.dirname(self._path))
 
     def say(self, report: Report) -> None:
         """Tell all engines; what no engine hears and no status repeats is kept for the next."""

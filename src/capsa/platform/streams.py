@@ -11,11 +11,14 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Callable
 
 from capsa.platform.log import LogWriter
 from capsa.platform.loop import HANGUP, READ, WRITE, Loop
 from capsa.platform.protocol import Attach
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BACKLOG = 1 << 20
 CHUNK = 1 << 16

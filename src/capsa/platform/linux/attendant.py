@@ -16,7 +16,6 @@ import socket
 import sys
 import termios
 import time
-from pathlib import Path
 
 import msgspec
 
@@ -115,7 +114,7 @@ class Attendant:
 
     def _make(self, attached: list[socket.socket], network: int | None) -> None:
         launch = self.launch
-        bundle = Path(launch.bundle)
+        bundle = launch.bundle
         spec = self._specification()
         if spec.process is None:
             raise InvalidArgument(f"{bundle}/config.json has no process to run")
@@ -144,7 +143,7 @@ class Attendant:
             cgroup=cgroup,
             stdio=pipes.theirs,
             interfaces=launch.interfaces,
-            cache=Path(launch.cache),
+            cache=launch.cache,
             init=launch.init,
             names=launch.names,
             sibling=True,
@@ -324,7 +323,7 @@ class Attendant:
 
     def _specification(self) -> runtime.Spec:
         if self._spec is None:
-            self._spec = runtime.load(Path(self.launch.bundle))
+            self._spec = runtime.load(self.launch.bundle)
         return self._spec
 
     def _process(self, exec_id: str) -> Process:
@@ -365,7 +364,7 @@ class Attendant:
             spec=self._specification(),
             pid=main.pid,
             cgroup=self._open_cgroup(),
-            cache=Path(self.launch.cache),
+            cache=self.launch.cache,
         )
 
     def _release(self) -> None:
@@ -427,7 +426,7 @@ class Attendant:
             self._mounts = None
 
     def _run_poststop(self) -> None:
-        bundle = Path(self.launch.bundle)
+        bundle = self.launch.bundle
         for trouble in container.ended(runtime.load(bundle), id=self.launch.id, bundle=bundle):
             print(f"container {self.launch.id[:12]}: {trouble}", file=sys.stderr, flush=True)
 

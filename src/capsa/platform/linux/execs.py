@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-from pathlib import Path
 
 from capsa.errors import Conflict, NotFound
 from capsa.oci.runtime import Spec
@@ -64,7 +63,7 @@ class Execs:
         spec: Spec,
         pid: int,
         cgroup: Cgroup,
-        cache: Path,
+        cache: str,
     ) -> None:
         """Begin one in the container whose main process is ``pid``; ``answer`` hears when it runs, or why it cannot.
 

@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
+
 from capsa import errors
 from capsa.errors import LaunchFailed
 from capsa.platform import packets, sandbox
@@ -57,14 +59,13 @@ class LinuxPlatform:
         with theirs, open(log_path, "ab", opener=_private) as log, sealed.opened(sys.executable) as program:
             self._zygote = subprocess.Popen(
                 executable=f"/proc/self/fd/{program}",
-                args=[sys.executable, "-m", "capsa.platform.linux.zygote", str(theirs.fileno()), padding],
+                args=[sys.executable, *_program(), str(theirs.fileno()), padding],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 pass_fds=[theirs.fileno(), program],
                 start_new_session=True,
                 cwd="/",
-                env={**os.environ, "PYTHONPATH": str(Path(errors.__file__).parents[1])},
             )
         with contextlib.suppress(OSError):  # the engine may have allowed itself more since
             resource.prlimit(self._zygote.pid, resource.RLIMIT_NOFILE, self._files)
@@ -139,6 +140,14 @@ class LinuxPlatform:
             except subprocess.TimeoutExpired:
                 zygote.kill()
                 zygote.wait()
+
+
+def _program() -> list[str]:
+    """Options of Python, and the program that becomes a zygote (`capsa.runtime.zygote`), with where its modules are."""
+    own, packages = Path(errors.__file__).parent, str(Path(msgspec.__file__).parents[1])
+    others = [path for path in sys.path if path.startswith("/") and path not in (str(own.parent), packages)]
+    options = ["-I", "-S", *(["-B"] if sys.dont_write_bytecode else [])]
+    return [*options, str(own / "runtime" / "zygote.py"), ":".join([str(own.parent), *others, packages])]
 
 
 def _private(path: str, flags: int) -> int:

@@ -15,7 +15,6 @@ import signal
 import socket
 import struct
 import sys
-import traceback
 
 import msgspec
 
@@ -140,6 +139,6 @@ class _Life:
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
             return
-        traceback.print_exc(file=sys.stderr)
+        sys.excepthook(*sys.exc_info())
         sys.stderr.flush()
         os._exit(1)

@@ -29,7 +29,7 @@ PAUSE = 0.1  # seconds, after a fork that failed or a reserve that died
 
 
 def main() -> None:
-    """``python -m capsa.platform.linux.zygote FD PADDING``: serve the launches that arrive on the packet socket FD."""
+    """Serve the launches that arrive on the packet socket that the first argument names; see `capsa.runtime.zygote`."""
     engine = int(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the engine's terminal is the engine's
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -79,7 +79,3 @@ def _refuse(engine: int, message: str) -> bool:
     for fd in packet[1][1:]:
         os.close(fd)
     return True
-
-
-if __name__ == "__main__":
-    main()
