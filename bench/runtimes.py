@@ -40,16 +40,15 @@ class Runtime:
         config["linux"]["cgroupsPath"] = f"/{self._cgroup}/{self.name}"
         path.write_text(json.dumps(config))
 
-    def run(self) -> None:
-        """Create, start, wait, delete, in one command."""
-        self._call("run", "--bundle", str(self.bundle), self._new())
+    def run(self) -> float:
+        """Create, start, wait, delete, in one command: seconds."""
+        return self._call("run", "--bundle", str(self.bundle), self._new())
 
-    def steps(self) -> None:
-        """Create, start, delete, each a command, as engines call them."""
+    def steps(self) -> float:
+        """Create, start, delete, each a command, as engines call them: seconds."""
         name = self._new()
-        self._call("create", "--bundle", str(self.bundle), name)
-        self._call("start", name)
-        self._call("delete", "--force", name)
+        calls = (("create", "--bundle", str(self.bundle), name), ("start", name), ("delete", "--force", name))
+        return sum(self._call(*words) for words in calls)
 
     def memory(self) -> float:
         """Bytes that ``run`` has had resident at most, as time(1) tells: of a child of a small process, not of ours."""
@@ -64,8 +63,8 @@ class Runtime:
     def _command(self, *words: str) -> list[str]:
         return [self.program, "--root", str(self.base / "state"), *words]
 
-    def _call(self, *words: str) -> None:
-        spawn.run(self._command(*words), inside=self.inside)
+    def _call(self, *words: str) -> float:
+        return spawn.run(self._command(*words), inside=self.inside)
 
     def close(self) -> None:
         """Remove what it had."""
@@ -85,10 +84,10 @@ class Kernel(Runtime):
             with contextlib.suppress(FileExistsError):
                 (self.bundle / "rootfs" / name).mkdir()
 
-    def run(self) -> None:
-        """One process in new namespaces."""
+    def run(self) -> float:
+        """One process in new namespaces: seconds."""
         root = str(self.bundle / "rootfs")
-        spawn.run(
+        return spawn.run(
             ["unshare", "-fmpnui", f"--mount-proc={root}/proc", "chroot", root, "/bin/true"],
             inside=self.inside,
         )
