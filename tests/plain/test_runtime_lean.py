@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,6 +120,91 @@ def test_the_environment_is_what_it_is_elsewhere() -> None:
         for program in (_ENVIRONMENT, f"{_BEGIN}assert '_collections_abc' not in sys.modules\n{_ENVIRONMENT}")
     ]
     assert told[0] == told[1] and told[0].startswith(b"{'CAPSA_B': '2'} True True\n2 none None\nTrue False True\n")
+
+
+class _Wrong(Exception):
+    pass
+
+
+def _scenes(contexts: Any) -> list[Any]:
+    """What contexts do with each kind of end, told by the exceptions and the order of what happens."""
+    told: list[Any] = []
+
+    def ends(do: Callable[[], object]) -> None:
+        try:
+            told.append(("gives", do()))
+        except BaseException as error:
+            about = "" if isinstance(error, RuntimeError) else str(error)  # a mistake in the source
+            told.append((type(error), about, type(error.__cause__), type(error.__context__)))
+
+    @contexts.contextmanager
+    def managed(name: str, swallow: bool = False, instead: BaseException | None = None, again: bool = False) -> Any:
+        told.append(f"begin {name}")
+        try:
+            yield name
+        except _Wrong:
+            if instead is not None:
+                raise instead from None
+            if not swallow:
+                raise
+        finally:
+            told.append(f"end {name}")
+        if again:
+            yield
+
+    def inside(error: BaseException | None, **how: Any) -> object:
+        with managed("one", **how) as one:
+            if error is not None:
+                raise error
+            return one
+        return "swallowed"
+
+    for error in (None, _Wrong("w"), KeyError("k"), StopIteration("s"), GeneratorExit("g"), KeyboardInterrupt()):
+        ends(lambda error=error: inside(error))  # type: ignore[misc]
+    ends(lambda: inside(_Wrong("w"), swallow=True))
+    ends(lambda: inside(_Wrong("w"), instead=OSError("o")))
+    ends(lambda: inside(_Wrong("w"), instead=StopIteration("s")))
+    ends(lambda: inside(None, again=True))
+    ends(lambda: inside(_Wrong("w"), swallow=True, again=True))
+
+    def suppressed(error: BaseException, *kinds: type[BaseException]) -> str:
+        with contexts.suppress(*kinds):
+            raise error
+        return "suppressed"
+
+    ends(lambda: suppressed(KeyError("k"), LookupError, OSError))
+    ends(lambda: suppressed(_Wrong("w"), LookupError, OSError))
+    ends(lambda: suppressed(_Wrong("w")))
+
+    def stacked(error: BaseException | None, *, swallow: bool = False, late: BaseException | None = None) -> str:
+        def fails() -> None:
+            told.append("fails")
+            if late is not None:
+                raise late
+
+        with contexts.ExitStack() as stack:
+            stack.callback(told.append, "first")
+            stack.push(lambda kind, error, _trace: told.append(("pushed", kind, str(error))))
+            told.append(stack.enter_context(managed("inner", swallow)))
+            stack.callback(fails)
+            with contexts.ExitStack() as other:
+                other.callback(told.append, "kept")
+                stack.callback(other.pop_all().close)
+                told.append("popped")
+            if error is not None:
+                raise error
+        return "done"
+
+    for error in (None, _Wrong("w"), KeyError("k")):
+        for late in (None, _Wrong("late"), OSError("late")):
+            for swallow in (False, True):
+                ends(lambda error=error, late=late, swallow=swallow: stacked(error, swallow=swallow, late=late))  # type: ignore[misc]
+    return told
+
+
+def test_contexts_are_what_they_are_elsewhere() -> None:
+    own, theirs = _scenes(stand_ins.make()["contextlib"]), _scenes(contextlib)
+    assert own == theirs and len(theirs) > 100
 
 
 @cache

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _PACKAGES = ("oci", "platform", "platform/linux", "platform/linux/cgroup", "runtime", "sys", "vfs")
 _MODULES = ("__init__", "cli/__init__", "cli/options", "errors")
 # What they need of others, as far as it is not part of the interpreter.
-_OTHERS = ("contextlib", "msgspec", "msgspec._version", "msgspec.json", "msgspec.structs")
+_OTHERS = ("msgspec", "msgspec._version", "msgspec.json", "msgspec.structs")
 _EXTENSIONS = (
     "_blake2",
     "_ctypes",

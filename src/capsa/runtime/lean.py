@@ -70,15 +70,14 @@ def load(names: tuple[str, ...], *, types: bool = True) -> None:
     if types:
         names = (*_TYPED, *names)
     gc.disable()  # all of this stays, and few calls take long enough for anything else to matter (`collect`)
-    with together.held():
-        if not types or _is_known():
-            for name in LATER:
-                if name not in names:
-                    sys.modules.setdefault(name, _Later(name))
-            _with_stand_ins(names)
-        else:
-            for name in names:
-                __import__(name)
+    if not types or _is_known():
+        for name in LATER:
+            if name not in names:
+                sys.modules.setdefault(name, _Later(name))
+        _with_stand_ins(names)
+    else:
+        for name in names:
+            __import__(name)
 
 
 def collect() -> None:
@@ -107,8 +106,11 @@ def _with_stand_ins(names: Iterable[str], made: dict[str, ModuleType | None] | N
     placed = {name: module for name, module in made.items() if name not in sys.modules}
     sys.modules.update(placed)  # type: ignore[arg-type]
     try:
-        for name in names:
-            __import__(name)
+        with together.finder() as finder:
+            for name in names:
+                if name not in sys.modules:
+                    finder.provide(name)
+                __import__(name)
     finally:
         for name, module in placed.items():
             if sys.modules.get(name) is module:

@@ -11,6 +11,7 @@ import sys
 from capsa.cli.options import Option, Options, UsageError, parse
 from capsa.errors import CapsaError, InvalidArgument, Unsupported
 from capsa.runtime import lean, sealing
+from capsa.runtime.log import Log
 from capsa.runtime.verb import DEFAULT_ROOT, PROGRAM, Settings
 from capsa.sys import standard
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from capsa.runtime.log import Log
     from capsa.runtime.verb import Verb
 
 GLOBAL_OPTIONS = f"""
@@ -108,8 +108,6 @@ def options_of(argv: Sequence[str]) -> Options | None:
 
 def log_of(given: Options | None) -> Log:
     """Where failures are said."""
-    from capsa.runtime.log import Log
-
     if given is None:
         return Log(None, "text", debug=False)
     form = given.text("log-format") or "text"

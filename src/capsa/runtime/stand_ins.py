@@ -9,7 +9,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from types import ModuleType
     from typing import Any
 else:
@@ -46,10 +46,10 @@ def make() -> dict[str, ModuleType | None]:
         "_collections_abc": abstract,
         "collections": _module("collections", abc=abstract, deque=__import__("_collections").deque),
         "collections.abc": abstract,
+        "contextlib": _contexts(),
         "ctypes": _CTypes("ctypes", "_ctypes", _ctypes),
         "decimal": _module("decimal", Decimal=type("Decimal", (), {})),
         "enum": _module("enum", Enum=type("Enum", (), {}), EnumMeta=type("EnumMeta", (type,), {})),
-        "functools": _module("functools", wraps=_wraps),
         "msgspec._utils": _utilities(),
         "re": _module("re", compile=None),
         "socket": _Lazily("socket", "_socket", _socket),
@@ -96,7 +96,7 @@ class _Lazily(ModuleType):
 
 def for_os() -> dict[str, ModuleType | None]:
     """What ``os`` needs, which takes twice as long to import as ``os`` itself."""
-    return {"_collections_abc": _abstract()}
+    return {"_collections_abc": _abstract(), "stat": __import__("_stat")}
 
 
 def _abstract() -> ModuleType:
@@ -165,14 +165,104 @@ def _annotations(struct: Any) -> dict[str, Any]:
     return found
 
 
-def _wraps(function: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """``functools.wraps``, of which ``contextlib`` makes use."""
+def _contexts() -> ModuleType:
+    """``contextlib`` without its abstract classes, and what is for coroutines."""
+    return _module("contextlib", ExitStack=_ExitStack, contextmanager=_contextmanager, suppress=_Suppress)
 
-    def renamed(wrapper: Callable[..., Any]) -> Callable[..., Any]:
-        wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
-        return wrapper
 
-    return renamed
+class _Suppress:
+    """``contextlib.suppress``."""
+
+    def __init__(self, *kinds: type[BaseException]) -> None:
+        self._kinds = kinds
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        return kind is not None and issubclass(kind, self._kinds)
+
+
+def _contextmanager(function: Callable[..., Iterator[Any]]) -> Callable[..., _Generated]:
+    """``contextlib.contextmanager``."""
+
+    def make(*arguments: Any, **named: Any) -> _Generated:
+        return _Generated(function(*arguments, **named))
+
+    return make
+
+
+class _Generated:
+    """A context whose beginning and end are those of a generator."""
+
+    def __init__(self, generator: Any) -> None:
+        self._generator = generator
+
+    def __enter__(self) -> Any:
+        return next(self._generator)
+
+    def __exit__(self, _kind: object, error: BaseException | None, trace: Any) -> bool:
+        try:
+            if error is None:
+                next(self._generator)
+            else:
+                self._generator.throw(error)
+        except StopIteration as stop:
+            return stop is not error  # one that was raised inside goes on
+        except BaseException as raised:
+            # What a generator raises of StopIteration is a RuntimeError from that (PEP 479).
+            if raised is error or (isinstance(error, StopIteration) and raised.__cause__ is error):
+                error.__traceback__ = trace
+                return False
+            raise
+        raise RuntimeError("generator didn't stop")
+
+
+class _ExitStack:
+    """``contextlib.ExitStack``."""
+
+    def __init__(self) -> None:
+        self._ends: list[Callable[..., Any]] = []
+
+    def callback(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> None:
+        def end(*_: object) -> None:
+            function(*arguments, **named)
+
+        self._ends.append(end)
+
+    def push(self, end: Callable[..., Any]) -> None:
+        self._ends.append(end)
+
+    def enter_context(self, context: Any) -> Any:
+        entered = context.__enter__()
+        self._ends.append(context.__exit__)
+        return entered
+
+    def pop_all(self) -> _ExitStack:
+        other = _ExitStack()
+        other._ends, self._ends = self._ends, []
+        return other
+
+    def close(self) -> None:
+        self.__exit__(None, None, None)
+
+    def __enter__(self) -> _ExitStack:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        present = error
+        while self._ends:
+            end = self._ends.pop()
+            try:
+                if end(type(present) if present else None, present, present.__traceback__ if present else None):
+                    present = None
+            except BaseException as raised:
+                present = raised
+        if present is error:
+            return False
+        if present is None:
+            return True
+        raise present
 
 
 def _socket(_module: ModuleType) -> dict[str, Any]:

