@@ -47,7 +47,7 @@ def create(settings: Settings, options: Options) -> int:
 
 def run(settings: Settings, options: Options) -> int:
     """``capsa-runtime run ID``: create, start, wait, delete; the program's exit code."""
-    from capsa.runtime import foreground, start
+    from capsa.runtime import foreground
 
     container = Container(settings.root, options.arguments[0])
     detach = options.switch("detach")
@@ -55,15 +55,15 @@ def run(settings: Settings, options: Options) -> int:
     if not detach:
         foreground.prepare(subreaper=not options.switch("no-subreaper"))
 
-    def begin() -> None:
+    def begin(birth: Birth) -> None:
         try:
-            start.begin(settings, container)
+            birth.start()
         except BaseException:
             with contextlib.suppress(CapsaError):
                 removal.remove(settings, container, force=True)
             raise
 
-    master = _create(settings, options, container, target, relayed=not detach, then=begin)
+    master = _create(settings, options, container, target, relayed=not detach, begin=begin)
     if detach:
         return 0
     code = foreground.wait(container.record.pid, master)
@@ -80,11 +80,12 @@ def _create(
     target: str,
     *,
     relayed: bool = False,
-    then: Callable[[], None] = lambda: None,
+    begin: Callable[[Birth], None] | None = None,
 ) -> int | None:
     """Make it; the master side of its terminal where that is to be ``relayed`` and no socket ``target`` wants it.
 
-    ``then`` is called while nobody else can do anything with it. After a failure nothing is left.
+    ``begin`` starts it while nobody else can do anything with it; without that it waits at its door. After a failure
+    nothing is left.
     """
     bundle, config, spec = specification(options)
     assert spec.process is not None
@@ -112,7 +113,8 @@ def _create(
                     container.keep()
                     container.prepare(record)
 
-                birth = _birth(settings, options, container, spec, bundle, cgroup, keep, born)
+                waits = begin is None
+                birth = _birth(settings, options, container, spec, bundle, cgroup, keep, born, waits=waits)
                 undo.callback(birth.abort)
             master: int | None = None
             if birth.console is not None:
@@ -125,9 +127,11 @@ def _create(
             container.commit(record)
             if pid_file := options.text("pid-file"):
                 write_pid(pid_file, birth.pid)
-            birth.close()
             undo.pop_all()
-            then()
+            if begin is not None:
+                begin(birth)
+            else:
+                birth.close()
     return master
 
 
@@ -302,12 +306,13 @@ def _birth(
     cgroup: Cgroup,
     keep: int,
     born: Callable[[int], None],
+    *,
+    waits: bool,
 ) -> Birth:
     from capsa.platform.linux import container as platform
-    from capsa.platform.linux import door
 
     assert spec.process is not None
-    with door.make(container.door) as listener:
+    with _door(container.door if waits else "") as listener:
         return platform.create(
             spec,
             id=container.id,
@@ -316,12 +321,25 @@ def _birth(
             stdio=None if spec.process.terminal else (0, 1, 2),
             cache=f"{os.path.dirname(container.directory)}/.seccomp",
             born=born,
-            door=listener.fileno(),
+            door=listener,
+            tied=False,
             keep=keep,
             pivot=not options.switch("no-pivot"),
             keyring=not options.switch("no-new-keyring"),
             warn=settings.warn,
         )
+
+
+@contextlib.contextmanager
+def _door(path: str) -> Iterator[int | None]:
+    """Where the container waits to be started, if somewhere."""
+    if not path:
+        yield None
+        return
+    from capsa.platform.linux import door
+
+    with door.make(path) as listener:
+        yield listener.fileno()
 
 
 def write_pid(path: str, pid: int) -> None:

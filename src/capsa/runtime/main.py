@@ -58,16 +58,16 @@ LIGHT = frozenset({"delete", "kill", "list", "pause", "ps", "resume", "start", "
 # They take time anyway, and need more of Python's library than `lean` leaves.
 FULL = frozenset({"checkpoint", "features", "restore", "spec"})
 _CGROUPS = ("capsa.platform.linux.cgroup", "capsa.platform.linux.cgroup.kill")
-_CONTAINERS = ("capsa.platform.linux.container", "capsa.platform.linux.door", "capsa.runtime.ancestors")
+_CONTAINERS = ("capsa.platform.linux.container", "capsa.runtime.ancestors")
 # What verbs import while they are at work, and need always.
 WANTED = {
-    "create": _CONTAINERS,
+    "create": (*_CONTAINERS, "capsa.platform.linux.door"),
     "delete": ("capsa.runtime.ancestors", *_CGROUPS),
     "exec": (*_CONTAINERS, "capsa.platform.linux.entering"),
     "pause": _CGROUPS,
     "ps": _CGROUPS,
     "resume": _CGROUPS,
-    "run": (*_CONTAINERS, "capsa.runtime.foreground", "capsa.runtime.start", "capsa.platform.linux.cgroup.kill"),
+    "run": (*_CONTAINERS, "capsa.runtime.foreground", "capsa.platform.linux.cgroup.kill"),
     "update": _CGROUPS,
     "start": ("capsa.platform.linux.door",),
 }

@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 class Plan(msgspec.Struct, kw_only=True):
     """What a child has to know; it inherits this by fork.
 
-    ``door``: a listening socket. With it the process outlives its maker, and waits there for whoever starts it.
+    ``door``: a listening socket, where the process waits for whoever starts it, once its maker has ended. ``tied``: it
+    dies with its maker, as it does in any case before it is at its door or executes its program.
     ``keep``: how many descriptors from 3 on the program gets. ``pivot``: whether the root can be exchanged, or only
     covered (a RAM disk). ``keyring``: whether it gets one of its own.
     """
@@ -69,6 +70,7 @@ class Plan(msgspec.Struct, kw_only=True):
     id_maps: Mapping[rootfs.IDMap, int]
     network: int | None = None
     door: int | None = None
+    tied: bool = True
     keep: int = 0
     pivot: bool = True
     keyring: bool = True
@@ -264,7 +266,7 @@ def _live(plan: Plan, channel: Channel, tree: rootfs.Rootfs) -> None:
     if plan.init:
         own = plan.process
         reaper.run(own, sets, policy, lambda: finish(own, sets, policy, environment, channel), channel)
-    finish(plan.process, sets, policy, environment, channel, tied=plan.door is None)
+    finish(plan.process, sets, policy, environment, channel, tied=plan.tied)
 
 
 def keyring(id: str) -> None:
@@ -331,9 +333,11 @@ def finish(
 ) -> None:
     """The last steps of any process, the first or an additional one: limits, user, filter, directory, ``execve``.
 
-    ``tied``: it is to die with its parent.
+    ``tied``: it is to die with its parent; otherwise it may outlive it from here on.
     """
     channel.still()
+    if not tied:
+        calls.prctl(calls.PR_SET_PDEATHSIG, 0)
     process.limit(wanted.rlimits)
     process.arrange(wanted)
     process.own_streams(wanted.user.uid)

@@ -64,6 +64,7 @@ def create(
     meanwhile: Callable[[Birth], None] | None = None,
     born: Callable[[int], None] | None = None,
     door: int | None = None,
+    tied: bool = True,
     keep: int = 0,
     pivot: bool = True,
     keyring: bool = True,
@@ -77,8 +78,8 @@ def create(
     parent, and dies with that. ``network``: a namespace of `interfaces.new_network` to take instead of a new one.
     ``meanwhile`` is called while the process sets itself up; with it, the process need not wait for `Birth.start`,
     which has to follow at once. ``born`` is called with its pid meanwhile, and changes nothing of that.
-    ``door``, ``keep``, ``pivot``, ``keyring``: see `birth.Plan`; at the door it is `start` that lets it go on, in any
-    process, and `Birth.start` is not to be called.
+    ``door``, ``tied``, ``keep``, ``pivot``, ``keyring``: see `birth.Plan`; at the door it is `start` that lets it go
+    on, in any process, and `Birth.start` is not to be called.
     ``warn``: the specification is somebody else's and is taken at its word: ``warn`` is told of capabilities that
     cannot be granted and of mount options that have no effect, and without a mount namespace the mounts are made in the
     caller's (`shared_mounts` prepares that). Without it, all that is refused.
@@ -114,6 +115,7 @@ def create(
             id_maps=id_maps,
             network=network if spaces.is_new("network") and not spaces.staged else None,
             door=door,
+            tied=tied,
             keep=keep,
             pivot=pivot,
             keyring=keyring,

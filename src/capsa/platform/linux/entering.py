@@ -83,8 +83,6 @@ def live(plan: Plan, channel: Channel) -> None:
     process.find(wanted.args[0], environment, wanted.cwd)
     channel.send("created")
     policy = birth.await_start(channel)
-    if not plan.tied:
-        calls.prctl(calls.PR_SET_PDEATHSIG, 0)
     birth.finish(wanted, sets, policy, environment, channel, make_directory=False, tied=plan.tied)
 
 
