@@ -310,6 +310,17 @@ def test_hooks_have_the_locale_of_the_caller(oci: RuntimeUnderTest, value: str |
     assert told.read_text() == f"{value or 'none'}\n"
 
 
+def test_hooks_have_the_environment_of_the_caller(oci: RuntimeUnderTest) -> None:
+    names = ("command", "compiled", "entry", "packages", "python", "word")
+    environment = {**os.environ, **{name: f"the caller's {name}" for name in names}}
+    told = oci.base / "told"
+    hook = Hook(path="/bin/sh", args=["sh", "-c", f"env >{told}"])
+    oci.write(msgspec.structs.replace(spec("echo ran"), hooks=Hooks(create_runtime=[hook])))
+    assert oci("run", "box", env=environment).stdout == "ran\n"
+    found = dict(line.split("=", 1) for line in told.read_text().splitlines() if "=" in line)
+    assert {name: found.get(name) for name in names} == {name: environment[name] for name in names}
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("PERL5OPT", "-Mcapsa_evil"), ("PERLIO", ":nonsense"), ("PERL5DB", "exit 9"), ("PERL_UNICODE", "SAD")],
