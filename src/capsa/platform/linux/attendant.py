@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 LINGER_SECONDS = 2.0
 DRAIN_SECONDS = 2.0
+MOMENT_SECONDS = 0.001
 MOST_PIDS = protocol.LARGEST // 16  # what surely fits into a message
 
 
@@ -191,6 +192,11 @@ class Attendant:
         self._watch_end(memory.end)
         self._watch_memory(memory.oom)
         self.reception.take_up(memory.listener, memory.engines, memory.unheard)
+
+    def settle(self) -> None:
+        """Work until nothing has happened for a moment, or the container has ended and its engine knows."""
+        while self._status.state == "running" and self.loop.turn(MOMENT_SECONDS):
+            pass
 
     def run(self) -> Memory | None:
         """Work; returns what to remember when there has been nothing to do for a while, None when all is over."""

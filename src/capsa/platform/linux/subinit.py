@@ -57,7 +57,7 @@ def warm_up() -> None:
 def main(engine: int, take: int) -> None:
     """Be the sub-init of the container whose launch arrives next on the socket ``engine``; returns when that is over.
 
-    `TAKEN` or `NO_ENGINE` is written to ``take`` then, and it is closed when the container runs.
+    `TAKEN` or `NO_ENGINE` is written to ``take`` then, and it is closed when the container has begun, or is over.
     """
     os.setsid()
     process.prctl(process.PR_SET_CHILD_SUBREAPER, 1)
@@ -100,6 +100,7 @@ def _first(parent: int, engine: int, take: int, epoll: select.epoll, children: i
         set_title(f"capsa: sub-init {launch.id[:12]}")
         attendant = Attendant(launch, epoll, children)
         attendant.make(fds, network)
+        attendant.settle()
         os.close(take)
         _work(attendant, memory)
     os._exit(OVER)

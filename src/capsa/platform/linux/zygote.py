@@ -2,9 +2,9 @@
 
 It imported all that a sub-init needs and froze it, so that a fork takes a fraction of a millisecond and the child
 shares nearly all its memory. It knows nothing of containers: it keeps one sub-init in reserve, which waits on the
-engine's socket for a launch and says when it has got one; when that is done, or takes its time, the zygote forks the
-next. So forking costs a launch nothing, and the zygote, whose every touched page would cost each sub-init that page,
-does next to nothing. It ends when its engine does; the sub-inits live on.
+engine's socket for a launch and says when it has got one; when its container has begun, or is over already, or takes
+its time, the zygote forks the next. So forking costs a launch nothing, and the zygote, whose every touched page would
+cost each sub-init that page, does next to nothing. It ends when its engine does; the sub-inits live on.
 """
 
 from __future__ import annotations
