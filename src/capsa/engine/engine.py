@@ -277,7 +277,7 @@ class Engine:
         return f"/{container.host.cgroup_parent.strip('/') or self.name}/{container.id}"
 
     def remove_bundle(self, container: Container) -> None:
-        """Delete its directories: at once where that is little work, else in a thread."""
+        """Delete its directories: where that is little work once whoever waits for it is told, else in a thread."""
         gone = self.containers.directory / f".gone-{container.id}"
         little = False
         try:
@@ -291,10 +291,11 @@ class Engine:
             self._remove_tree(self.run / "shm" / container.id)
         with contextlib.suppress(OSError):
             little = not any(os.scandir(gone / "upper"))
+        loop = asyncio.get_running_loop()
         if little:
-            self._remove_tree(gone)
+            loop.call_soon(self._remove_tree, gone)
         else:
-            asyncio.get_running_loop().run_in_executor(None, self._remove_tree, gone)
+            loop.run_in_executor(None, self._remove_tree, gone)
 
     async def remove_files(self, container: Container) -> None:
         """Delete its directories and wait until they are gone."""

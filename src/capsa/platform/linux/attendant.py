@@ -432,8 +432,7 @@ class Attendant:
             self._mounts = None
 
     def _run_poststop(self) -> None:
-        bundle = self.launch.bundle
-        for trouble in container.ended(runtime.load(bundle), id=self.launch.id, bundle=bundle):
+        for trouble in container.ended(self._specification(), id=self.launch.id, bundle=self.launch.bundle):
             print(f"container {self.launch.id[:12]}: {trouble}", file=sys.stderr, flush=True)
 
     def _out_of_memory(self, events: int) -> None:
