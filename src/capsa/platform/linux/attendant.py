@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 LINGER_SECONDS = 2.0
 DRAIN_SECONDS = 2.0
 MOMENT_SECONDS = 0.001
+SETTLE_SECONDS = 0.005
 MOST_PIDS = protocol.LARGEST // 16  # what surely fits into a message
 
 
@@ -194,8 +195,9 @@ class Attendant:
         self.reception.take_up(memory.listener, memory.engines, memory.unheard)
 
     def settle(self) -> None:
-        """Work until nothing has happened for a moment, or the container has ended and its engine knows."""
-        while self._status.state == "running" and self.loop.turn(MOMENT_SECONDS):
+        """Work until nothing has happened for a moment, the container has ended and its engine knows, or it goes on."""
+        until = time.monotonic() + SETTLE_SECONDS
+        while self._status.state == "running" and time.monotonic() < until and self.loop.turn(MOMENT_SECONDS):
             pass
 
     def run(self) -> Memory | None:
