@@ -66,8 +66,8 @@ def component(attributes: str, vfs: str, routes: str = "", ram: str = "32M", cap
     return start + f"  + config | {attributes}\n    + vfs\n{indented(vfs, 6)}"
 
 
-def cow(upper: str, lower: str = LOWER_TARS) -> str:
-    return f"+ dir cow\n  + cow\n    + upper{upper}\n{indented(lower, 4)}"
+def cow(upper: str, lower: str = LOWER_TARS, attributes: str = "") -> str:
+    return f"+ dir cow\n  + cow{attributes}\n    + upper{upper}\n{indented(lower, 4)}"
 
 
 def run(work: Path, config: str, upper: Path | None = None, roms: dict[str, bytes] = ROMS) -> None:
@@ -82,14 +82,19 @@ def run(work: Path, config: str, upper: Path | None = None, roms: dict[str, byte
     assert int(summary[2]) == 0 and 'child "test" exited with exit value 0' in log, log
 
 
-def test_local_with_ram(tmp_path: Path) -> None:
+LATE = pytest.mark.parametrize("attributes", ["", " | late: yes"], ids=["at once", "late"])
+
+
+@LATE
+def test_local_with_ram(tmp_path: Path, attributes: str) -> None:
     """The component's own VFS: two tar archives below, RAM on top."""
-    run(tmp_path / "work", component("local: yes", cow(" | + ram")))
+    run(tmp_path / "work", component("local: yes", cow(" | + ram", attributes=attributes)))
 
 
-def test_session_with_ram(tmp_path: Path) -> None:
+@LATE
+def test_session_with_ram(tmp_path: Path, attributes: str) -> None:
     """The same through a File_system session of a VFS server."""
-    config = server("vfs", cow(" | + ram")) + component(
+    config = server("vfs", cow(" | + ram", attributes=attributes)) + component(
         "local: no", "+ dir cow | + fs | label: cow -> /cow/", "+ service File_system | + child vfs"
     )
     run(tmp_path / "work", config)
@@ -107,10 +112,11 @@ def test_at_the_root(tmp_path: Path) -> None:
     "broken",
     [
         cow(" | + ram", LOWER_TARS + "+ lower | + cow\n"),
+        cow(" | + ram", LOWER_TARS + "+ lower | + cow\n", " | late: yes"),
         cow("\n      + ram\n      + ram"),
         "+ dir cow\n  + cow\n    + lower | + tar base.tar\n",
     ],
-    ids=["lower", "two uppers", "no upper"],
+    ids=["lower", "late lower", "two uppers", "no upper"],
 )
 def test_missing_layer(tmp_path: Path, broken: str) -> None:
     """A stack without one of its layers would show what it should not: it shows nothing.
@@ -161,7 +167,8 @@ def test_persistent(tmp_path: Path) -> None:
     assert not list((upper / ".wh..wh.work").iterdir())
 
 
-def test_persistent_by_session(tmp_path: Path) -> None:
+@LATE
+def test_persistent_by_session(tmp_path: Path, attributes: str) -> None:
     """The same with the plugin in a VFS server: the set-up of a container with a volume for its changes."""
     upper = tmp_path / "upper"
     upper.mkdir()
@@ -169,7 +176,7 @@ def test_persistent_by_session(tmp_path: Path) -> None:
     def start(phase: str) -> None:
         config = (
             LX_FS.format(client="vfs")
-            + server("vfs", cow(" | + fs | label: upper -> /")).replace(
+            + server("vfs", cow(" | + fs | label: upper -> /", attributes=attributes)).replace(
                 "  + provides",
                 "  + route\n    + service File_system | + child lx_fs\n    + any-service | + parent\n  + provides",
             )
@@ -182,7 +189,9 @@ def test_persistent_by_session(tmp_path: Path) -> None:
         run(tmp_path / phase, config, upper)
 
     start("first")
+    (upper / ".wh..wh.work/.wh..wh.99").write_bytes(b"half a copy")
     start("second")
+    assert not list((upper / ".wh..wh.work").iterdir())
 
 
 def test_no_space(tmp_path: Path) -> None:

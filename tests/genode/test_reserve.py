@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from fixtures import genode
 from fixtures.engine import EngineUnderTest
-from fixtures.genode import component, config, core_of, parent_of, process, state
+from fixtures.genode import component, config, core_of, has, nodes, parent_of, process, state, waiting
 from fixtures.wait import until
 
 LASTING = config("+ log | string: up", "+ sleep | ms: 600000")
@@ -46,34 +46,9 @@ def run(engine: EngineUnderTest, name: str, *flags: str, image: str = "dummy") -
     until(lambda: engine.docker("logs", name).stdout == "up\n")
 
 
-def nodes(engine: EngineUnderTest) -> dict[str, str]:
-    """The attributes of all sub-inits in the configuration of all, by name."""
-    text = (engine.run / "genode" / "host" / "config" / "containers").read_text()
-    found = dict(re.findall(r"^\+ start (\S+) *\| (.*)$", text, re.MULTILINE))
-    return {name: attributes for name, attributes in found.items() if name != "configs"}
-
-
-def waiting(engine: EngineUnderTest) -> str:
-    """The one that waits, and has said so; waits for it."""
-    taken = re.findall(r"has the sub-init (\S+)$", (engine.run / "genode.log").read_text(), re.MULTILINE)
-
-    def ready() -> str:
-        (name,) = [each for each in nodes(engine) if each.startswith("sub-") and each not in taken] or [""]
-        report = engine.run / "genode" / "host" / "report" / "containers" / name / "state"
-        return name if name and report.is_file() and report.read_text().rstrip().endswith("-") else ""
-
-    return str(until(ready))
-
-
 def inits(engine: EngineUnderTest, name: str) -> int:
     """The process of a sub-init."""
     return process(f"init -> containers -> {name}", core_of(engine))
-
-
-def has(engine: EngineUnderTest, container: str, name: str) -> bool:
-    """Whether that sub-init is the container's."""
-    _, found = engine.api("GET", f"/containers/{container}/json")
-    return re.fullmatch(genode.subinits(found["Id"], engine), name) is not None
 
 
 @pytest.mark.parametrize("image", ["dummy", "files"])

@@ -62,10 +62,10 @@ def test_the_documented_configuration_is_one_and_delivers_what_containers_need()
 def test_changes_of_files_are_kept_in_memory() -> None:
     tree = compile.Tree("IMAGE", "")
     text = " ".join(hid.write(compile.subinit(MADE, tree, cow=True)).split())
-    assert "+ upper | limit: 16M | + ram + lower | + tar rom-IMAGE" in text
+    assert "+ upper | limit: 16M | + ram + lower | + tar image" in text
     assert "lx_fs" not in text and "+ fs" not in text
     text = " ".join(hid.write(compile.subinit(MADE, tree)).split())
-    assert "+ ram + tar rom-IMAGE" in text
+    assert "+ ram + tar image" in text
     assert compile.quota(MADE) == budget.INIT + budget.VFS + compile.CHANGES + MADE.quota
     fixed = msgspec.structs.replace(MADE, read_only=True)
     assert "ram" not in [each.type for each in _vfs(fixed, tree).nodes()]

@@ -58,8 +58,8 @@ config
   + binary lx_fs
   + provides | + service File_system
   + config
-    + policy | label_prefix: vfs -> upper    | root: /host/tree/c-1/upper    | writeable: yes
-    + policy | label_prefix: vfs -> volume-0 | root: /host/tree/c-1/volume-0
+    + policy | label_prefix: vfs -> upper      | root: /host/tree/c-1/upper    | writeable: yes
+    + policy | label_prefix: vfs -> readonly-0 | root: /host/tree/c-1/volume-0
   + route | + any-service | + parent
 + start vfs | caps: 140 | ram: 12M
   + provides | + service File_system
@@ -69,16 +69,16 @@ config
         + null
         + zero
         + log
-      + dir srv | + dir data | + fs | label: volume-0 -> /
+      + dir srv | + dir data | + fs | label: readonly-0 -> /
       + cow
         + upper | + fs | label: upper -> /
-        + lower | + tar rom-IMAGE
-    + policy | label_prefix: main ->   | root: / | writeable: yes
-    + policy | label_prefix: exec-1 -> | root: / | writeable: yes
+        + lower | + tar image
+    + policy | label_prefix: main -> | root: / | writeable: yes
+    + policy | label_prefix: exec-   | root: / | writeable: yes
   + route
-    + service ROM | label_last: rom-IMAGE | + parent | label: rom-IMAGE
-    + service File_system                 | + child files
-    + any-service                         | + parent
+    + service ROM | label_last: image | + parent | label: rom-IMAGE
+    + service File_system             | + child files
+    + any-service                     | + parent
 """
 
 
@@ -129,13 +129,13 @@ def test_what_a_bundle_does_not_ask_for_it_does_not_get() -> None:
 def test_an_image_that_is_read_only_and_has_no_volumes_needs_no_directories() -> None:
     made = msgspec.structs.replace(read(spec()), read_only=True)
     text = hid.write(compile.subinit(made, compile.Tree("IMAGE", ""), cow=True))
-    assert "lx_fs" not in text and "cow" not in text and "writeable" not in text and "+ tar rom-IMAGE" in text
+    assert "lx_fs" not in text and "cow" not in text and "writeable" not in text and "+ tar image" in text
     assert compile.quota(made) == budget.INIT + budget.VFS + made.quota
 
 
 def test_without_the_plugin_new_files_go_beside_the_image() -> None:
     text = hid.write(compile.subinit(read(spec()), compile.Tree("IMAGE", "/upper")))
-    assert "      + fs | label: upper -> /\n      + tar rom-IMAGE\n" in text and "cow" not in text
+    assert "      + fs | label: upper -> /\n      + tar image\n" in text and "cow" not in text
 
 
 def test_the_fixed_part_is_the_same_each_time() -> None:
@@ -422,6 +422,68 @@ def test_the_sub_init_that_waits_is_for_containers_that_fit_and_want_nothing_els
     if suits:
         assert compile.quota(made).fits(compile.spare("sub-1").quota)
         assert set(compile.entry(made).services) <= set(compile.spare("sub-1").services)
+
+
+TREE = compile.Tree("IMAGE", "/host/tree/c-1/upper", {"/a": "/host/tree/c-1/volume-0"})
+
+
+def starts(document: hid.Node) -> dict[str, str]:
+    """The text of the start nodes, by name."""
+    return {each.name: hid.write(each) for each in document.nodes("start")}
+
+
+def waited(**changed: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """The components of the sub-init that waits, and those when it is this container's."""
+    made = msgspec.structs.replace(Bundle(name="c-1", binary="hello", roms=(("hello", "H" * 43),)), **changed)
+    unused = compile.keeps_unused(made)
+    later = compile.subinit(made, TREE, cow=True, waited=True, unused=unused)
+    return starts(compile.waiting("c-1", files=True)), starts(later)
+
+
+def test_file_servers_that_have_waited_go_on_as_they_are() -> None:
+    before, after = waited()
+    assert set(before) == {"files", "vfs"} and set(after) == {"main", "files", "vfs"}
+    assert after["files"] == before["files"] and "+ child vfs\n" in after["main"]
+    # Nothing but the way to the image: what else changes it would only see after somebody has asked it for files.
+    served, server = " ".join(before["vfs"].split()), " ".join(after["vfs"].split())
+    route = "+ service ROM | label_last: image | + parent | label: rom-IMAGE "
+    assert route in server and server.replace(route, "") == served
+    assert "rom-" not in before["vfs"] and "main ->" in before["vfs"] and "late: yes" in before["vfs"]
+
+
+@pytest.mark.parametrize("changed", [{"read_only": True}, {"volumes": (Volume("/x", "/a", writable=False),)}])
+def test_other_files_are_served_by_a_vfs_of_their_own(changed: dict[str, Any]) -> None:
+    before, after = waited(**changed)
+    assert "vfs" not in after and "late" not in after["vfs-own"] and "+ binary vfs\n" in after["vfs-own"]
+    assert "+ child vfs-own\n" in after["main"] and "writeable" not in (
+        after["vfs-own"] if "read_only" in changed else ""
+    )
+    if "volumes" in changed:  # the server of directories has a policy for it that does not let it be written to
+        assert after["files"] == before["files"] and "label: readonly-0 -> /" in after["vfs-own"]
+        (policy,) = [line for line in before["files"].splitlines() if "vfs-own -> readonly-0" in line]
+        assert "root: /host/tree/c-1/volume-0" in policy and "writeable" not in policy
+
+
+@pytest.mark.parametrize(("ram", "caps", "stay"), [(8, 100, True), (8, 140, True), (9, 100, False), (8, 141, False)])
+def test_servers_without_use_stay_for_a_while_where_nobody_lacks_what_they_have(
+    ram: int, caps: int, stay: bool
+) -> None:
+    before, after = waited(files=False, quota=Quota(ram * MIB, caps))
+    assert after == ({**before, "main": after["main"]} if stay else {"main": after["main"]})
+    assert "File_system" not in after["main"]
+    made = msgspec.structs.replace(Bundle(name="c-1", binary="hello"), files=False)
+    first, later = compile.containers([compile.spare("c-1")]), compile.entry(made, compile.SPARE, waited=True)
+    assert starts(compile.containers([later])) == starts(first)  # a route that is in use does not go
+
+
+def test_the_server_of_directories_that_waits_has_those_of_one_container_only() -> None:
+    policies = hid.read(hid.write(compile.waiting("sub-7", files=True))).node("start", "files")
+    assert policies is not None
+    config = policies.node("config")
+    assert config is not None and {each.get("root").rpartition("/")[0] for each in config.nodes("policy")} == {
+        "/host/tree/sub-7"
+    }
+    assert not compile.waiting("sub-7", files=False).nodes("start")
 
 
 @pytest.mark.parametrize("name", ["a|b", 'a"b', "a\\b", "\x01", "é", "a,b", "a b", "", "x" * 64])

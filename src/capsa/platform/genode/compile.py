@@ -27,6 +27,7 @@ SYSTEM = (
 )
 CONFIG_PREFIX = "config-"
 ROM_PREFIX = "rom-"
+EXEC_PREFIX = "exec-"
 REPORT = "state"
 TREES = "/host/tree"
 REPORT_MS = 50
@@ -42,6 +43,10 @@ CONFIGS = Quota(16 * budget.MIB, 500)
 OUTERMOST = Quota(16 * budget.MIB, 500)
 SPARE = Quota(30 * budget.MIB, 420)  # what a container with files takes, and two volumes
 SPARE_SERVICES = ("Timer",)
+SPARE_VOLUMES = 2
+VFS, OWN_VFS = "vfs", "vfs-own"  # the latter where one has waited that the container has no use for
+FILE_SERVERS = ("files", VFS)
+IMAGE = "image"  # what a VFS calls the image's archive; the route of it says which that is
 _FILE_ROMS = ("vfs", "lx_fs")
 _HOST_ROMS = ("ld.lib.so", "init", *_FILE_ROMS, *network.ROMS)
 # Services that a sub-init may pass on; which of them a component gets, its routes say.
@@ -72,9 +77,16 @@ class Tree(msgspec.Struct, frozen=True):
 
 def tree(bundle: Bundle, archive: str) -> Tree:
     """Where its directories are; whoever runs it puts them there."""
-    where = f"{TREES}/{bundle.name}"
-    volumes = {volume.target: f"{where}/volume-{number}" for number, volume in enumerate(bundle.volumes)}
-    return Tree(archive, f"{where}/upper", volumes)
+    volumes = {volume.target: _volume_place(bundle.name, number) for number, volume in enumerate(bundle.volumes)}
+    return Tree(archive, _upper_place(bundle.name), volumes)
+
+
+def _upper_place(name: str) -> str:
+    return f"{TREES}/{name}/upper"
+
+
+def _volume_place(name: str, number: int) -> str:
+    return f"{TREES}/{name}/volume-{number}"
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -142,11 +154,13 @@ def system(quota: Quota) -> Node:
 # ---- the dynamic part ----
 
 
-def entry(bundle: Bundle, total: Quota | None = None) -> Entry:
-    """A container's part; ``total``: with another quota than it needs."""
-    return Entry(
-        bundle.name, total or quota(bundle), _of_the_parent(bundle), bundle.files, bundle.network, bundle.priority
-    )
+def entry(bundle: Bundle, total: Quota | None = None, *, waited: bool = False) -> Entry:
+    """A container's part; ``total``: with another quota than it needs.
+
+    ``waited``: as of `subinit`. The routes of file servers stay: to lose one that is in use is the end of an `init`.
+    """
+    services, files = _of_the_parent(bundle), bundle.files or waited
+    return Entry(bundle.name, total or quota(bundle), services, files, bundle.network, bundle.priority)
 
 
 def spare(name: str) -> Entry:
@@ -249,35 +263,92 @@ def components(bundle: Bundle) -> int:
     return 2 + bundle.files + _has_directories(bundle) + len(list(network.components(bundle)))
 
 
-def waiting() -> Node:
-    """The configuration of a sub-init that waits for a container."""
-    return _waiting(SPARE_SERVICES)
+def waiting(name: str, *, files: bool) -> Node:
+    """The configuration of a sub-init that waits for a container; ``files``: its file servers wait as well."""
+    root = _empty(SPARE_SERVICES)
+    for each in _waiting_servers(name) if files else ():
+        root.add(each)
+    return root
 
 
-def _waiting(services: Iterable[str]) -> Node:
+def _waiting_servers(name: str) -> Iterable[Node]:
+    """File servers as most containers need them, before there is one: what they serve is put in its place later."""
+    numbers = range(SPARE_VOLUMES)
+    volumes = [(n, _volume_place(name, n), writable) for n in numbers for writable in (True, False)]
+    policies = [*_policies(VFS, _upper_place(name), []), *_policies(OWN_VFS, _upper_place(name), volumes)]
+    yield _files(policies)
+    yield _late_vfs()
+
+
+def suits_late(bundle: Bundle) -> bool:
+    """Whether the VFS that waits can be this container's, as it is."""
+    return bundle.files and not bundle.read_only and not bundle.volumes and not bundle.volatile
+
+
+def keeps_unused(bundle: Bundle) -> bool:
+    """Whether file servers that a container has no use for may stay for a while: not where it needs their quota."""
+    return not bundle.files and (quota(bundle) + FILES + budget.VFS).fits(SPARE)
+
+
+def _empty(services: Iterable[str]) -> Node:
     root = node("config")
     root.add(provided(("ROM", *BASE_SERVICES, *services)))
     root.add(node("report", ids=True, child_ram=True, child_caps=True, delay_ms=REPORT_MS, buffer="16K"))
     return root
 
 
-def subinit(bundle: Bundle, tree: Tree | None = None, execs: Sequence[Exec] = (), *, cow: bool = False) -> Node:
-    """The configuration of a container's sub-init; ``cow``: this Genode has the plugin of that name."""
-    root = _waiting(_of_the_parent(bundle))
+def subinit(
+    bundle: Bundle,
+    tree: Tree | None = None,
+    execs: Sequence[Exec] = (),
+    *,
+    cow: bool = False,
+    waited: bool = False,
+    unused: bool = False,
+) -> Node:
+    """The configuration of a container's sub-init.
+
+    ``cow``: this Genode has the plugin of that name; ``waited``: there were file servers before the container
+    (`waiting`), and with ``unused`` those that it does not need are there still.
+    """
+    root = _empty(_of_the_parent(bundle))
     if bundle.heartbeat:
         root.add(node("heartbeat", rate_ms=HEARTBEAT_MS))
-    root.add(_main(bundle))  # first, as they are made in turn: while the others are, it loads
+    vfs = _vfs_name(bundle, waited)
+    root.add(_main(bundle, vfs))  # first, as they are made in turn: while the others are, it loads
     if bundle.files:
         if tree is None:
             raise InvalidArgument(f"the files of container {bundle.name} are nowhere")
-        if _has_directories(bundle):
-            root.add(_files(bundle, tree))
-        root.add(_vfs(bundle, tree, execs, cow))
+        for each in _file_servers(bundle, tree, cow, waited):
+            root.add(each)
     for each in network.components(bundle):
         root.add(each)
     for wanted in execs:
-        root.add(_exec(bundle, wanted))
+        root.add(_exec(bundle, wanted, vfs))
+    if waited and unused:
+        there = {each.name for each in root.nodes("start")}
+        for each in _waiting_servers(bundle.name):
+            if each.name not in there:
+                root.add(each)
     return root
+
+
+def _file_servers(bundle: Bundle, tree: Tree, cow: bool, waited: bool) -> Iterable[Node]:
+    if _has_directories(bundle):
+        if waited:
+            yield next(each for each in _waiting_servers(bundle.name) if each.name == "files")
+        else:
+            volumes = [(n, tree.volumes[each.target], each.writable) for n, each in enumerate(bundle.volumes)]
+            yield _files(_policies(VFS, "" if bundle.read_only else tree.upper, volumes))
+    if waited and suits_late(bundle):
+        yield _late_vfs(tree.image)
+    else:
+        yield _vfs(_vfs_name(bundle, waited), bundle, tree, cow)
+
+
+def _vfs_name(bundle: Bundle, waited: bool) -> str:
+    """Who is asked for its files; a start node of the old name would go on as what it was."""
+    return OWN_VFS if waited and not suits_late(bundle) else VFS
 
 
 def _has_directories(bundle: Bundle) -> bool:
@@ -285,14 +356,24 @@ def _has_directories(bundle: Bundle) -> bool:
     return bundle.files and not bundle.volatile and (not bundle.read_only or bool(bundle.volumes))
 
 
-def _files(bundle: Bundle, tree: Tree) -> Node:
-    policies = []
-    if not bundle.read_only:
-        policies.append(node("policy", label_prefix="vfs -> upper", root=tree.upper, writeable=True))
-    for number, volume in enumerate(bundle.volumes):
-        place = tree.volumes[volume.target]
-        flags: dict[str, Any] = {"writeable": True} if volume.writable else {}
-        policies.append(node("policy", label_prefix=f"vfs -> volume-{number}", root=place, **flags))
+def _policies(vfs: str, upper: str, volumes: Iterable[tuple[int, str, bool]]) -> Iterable[Node]:
+    """What a container's `lx_fs` hands out to its VFS: the directory of changes, if there is one, and volumes.
+
+    Of these: the number, the directory, and whether it may be written to.
+    """
+    if upper:
+        yield node("policy", label_prefix=f"{vfs} -> upper", root=upper, writeable=True)
+    for number, place, writable in volumes:
+        flags: dict[str, Any] = {"writeable": True} if writable else {}
+        yield node("policy", label_prefix=f"{vfs} -> {_volume(number, writable)}", root=place, **flags)
+
+
+def _volume(number: int, writable: bool) -> str:
+    """What a VFS calls it."""
+    return f"{'volume' if writable else 'readonly'}-{number}"
+
+
+def _files(policies: Iterable[Node]) -> Node:
     return node(
         "start",
         "files",
@@ -306,34 +387,55 @@ def _files(bundle: Bundle, tree: Tree) -> Node:
     )
 
 
-def _vfs(bundle: Bundle, tree: Tree, execs: Sequence[Exec], cow: bool) -> Node:
-    content = [node("dir", "dev", node("null"), node("zero"), node("log"))]
+def _vfs(name: str, bundle: Bundle, tree: Tree, cow: bool) -> Node:
+    content = [_devices()]
     for number, volume in enumerate(bundle.volumes):
-        content.append(_at(volume.target, node("fs", label=f"volume-{number} -> /")))
-    image = node("tar", ROM_PREFIX + tree.image)
+        content.append(_at(volume.target, node("fs", label=f"{_volume(number, volume.writable)} -> /")))
     upper = node("ram") if bundle.volatile else node("fs", label="upper -> /")
     bound = {"limit": budget.shown(CHANGES.ram)} if bundle.volatile else {}
     if bundle.read_only:
-        content.append(image)
+        content.append(node("tar", IMAGE))
     elif cow:
-        content.append(node("cow", "", node("upper", "", upper, **bound), node("lower", "", image)))
+        content.append(_cow(upper, **bound))
     else:  # new files at the top work; a file of the image cannot be changed, see docs/genode.md
-        content += [upper, image]
-    flags: dict[str, Any] = {} if bundle.read_only else {"writeable": True}
-    routes = [node("service", "ROM", node("parent", label=ROM_PREFIX + tree.image), label_last=ROM_PREFIX + tree.image)]
-    if _has_directories(bundle):
+        content += [upper, node("tar", IMAGE)]
+    directories, writable = _has_directories(bundle), not bundle.read_only
+    return _vfs_server(name, content, vfs_quota(bundle), tree.image, directories, writable)
+
+
+def _late_vfs(image: str = "") -> Node:
+    """One that looks at the container's files when somebody else does: so it is the same before there is an image."""
+    made = _cow(node("fs", label="upper -> /"))
+    made.set("late", True)
+    return _vfs_server(VFS, [_devices(), made], budget.VFS, image, True, True)
+
+
+def _vfs_server(
+    name: str, content: Iterable[Node], quota: Quota, image: str, directories: bool, writable: bool
+) -> Node:
+    routes = [node("service", "ROM", node("parent", label=ROM_PREFIX + image), label_last=IMAGE)] if image else []
+    if directories:
         routes.append(to_child("File_system", "files"))
-    clients = [MAIN, *(each.name for each in execs)]
-    policies = [node("policy", label_prefix=f"{name} ->", root="/", **flags) for name in clients]
+    flags: dict[str, Any] = {"writeable": True} if writable else {}
+    policies = [node("policy", label_prefix=prefix, root="/", **flags) for prefix in (f"{MAIN} ->", EXEC_PREFIX)]
     return node(
         "start",
-        "vfs",
+        name,
+        *([node("binary", VFS)] if name != VFS else []),
         provides("File_system"),
         node("config", "", node("vfs", "", *content), *policies),
         routed(*routes, anything_of_the_parent()),
-        caps=vfs_quota(bundle).caps,
-        ram=budget.shown(vfs_quota(bundle).ram),
+        caps=quota.caps,
+        ram=budget.shown(quota.ram),
     )
+
+
+def _devices() -> Node:
+    return node("dir", "dev", node("null"), node("zero"), node("log"))
+
+
+def _cow(upper: Node, **bound: str) -> Node:
+    return node("cow", "", node("upper", "", upper, **bound), node("lower", "", node("tar", IMAGE)))
 
 
 def _at(path: str, leaf: Node) -> Node:
@@ -343,12 +445,12 @@ def _at(path: str, leaf: Node) -> Node:
     return leaf
 
 
-def _main(bundle: Bundle) -> Node:
+def _main(bundle: Bundle, vfs: str) -> Node:
     children = [
         _binary(bundle, bundle.binary),
         node("exit", propagate=True),
         _config(bundle.config, bundle.arguments, bundle.environment),
-        _component_routes(bundle),
+        _component_routes(bundle, vfs),
     ]
     if bundle.heartbeat:
         children.insert(1, node("heartbeat"))
@@ -356,13 +458,13 @@ def _main(bundle: Bundle) -> Node:
     return node("start", MAIN, *children, **attributes)
 
 
-def _exec(bundle: Bundle, wanted: Exec) -> Node:
+def _exec(bundle: Bundle, wanted: Exec, vfs: str) -> Node:
     return node(
         "start",
         wanted.name,
         _binary(bundle, wanted.binary),
         _config(wanted.config, wanted.arguments, wanted.environment),
-        _component_routes(bundle),
+        _component_routes(bundle, vfs),
         caps=exec_quota(bundle).caps,
         ram=budget.shown(exec_quota(bundle).ram),
     )
@@ -386,7 +488,7 @@ def _config(given: Node | None, arguments: Sequence[str], environment: Sequence[
     return made
 
 
-def _component_routes(bundle: Bundle) -> Node:
+def _component_routes(bundle: Bundle, vfs: str) -> Node:
     """Only what the bundle asks for: the image's own ROMs, its files, the services that it names."""
     routes = [
         node("service", "ROM", node("parent", label=ROM_PREFIX + known), label_last=name)
@@ -396,7 +498,7 @@ def _component_routes(bundle: Bundle) -> Node:
     routes.append(node("service", "ROM", node("parent"), label_last="ld.lib.so"))
     routes.append(node("service", "ROM", node("parent"), label_suffix=".lib.so"))
     if bundle.files:
-        routes.append(to_child("File_system", "vfs"))
+        routes.append(to_child("File_system", vfs))
     if bundle.network:
         routes.append(to_child("Nic", network.ROUTER))
     routes += [node("service", name, node("parent")) for name in (*BASE_SERVICES, *_of_the_parent(bundle))]

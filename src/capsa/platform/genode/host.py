@@ -75,6 +75,14 @@ def missing(binaries: Path) -> list[str]:
     return [name for name in NEEDED if not (binaries / name).is_file()]
 
 
+def _has_late(binaries: Path) -> bool:
+    """Whether file servers can wait for a container: the plugin `cow` has to be one that can look at files later."""
+    try:
+        return (binaries / "vfs").is_file() and b"cow: late" in (binaries / "vfs_cow.lib.so").read_bytes()
+    except OSError:
+        return False
+
+
 class GenodeHost:
     """One Genode, and all containers on it."""
 
@@ -111,7 +119,7 @@ class GenodeHost:
         self._taps = Taps()
         self._warned = False  # of the driver of networks
         self._given = compile.CONFIGS  # to all that are in the newest configuration
-        self._reserve = Reserve(self._directory)
+        self._reserve = Reserve(self._directory, files=_has_late(binaries))
 
     @property
     def notice(self) -> str:
@@ -166,6 +174,8 @@ class GenodeHost:
             if member.watched:
                 self._look(member)
             member.left(self._reported)
+            if member.unused and time.time_ns() - member.status.started_at > spare.QUIET_SECONDS * 1e9:
+                self._end_unused(member)
         if self.keeps_spare and self._engines and not self._reserve.resting and self._quiet(now):
             self._tidy()
 
@@ -295,7 +305,8 @@ class GenodeHost:
             self._offer(content)
         spare_suits = self._reserve.suits(made) and compile.SPARE.fits(self._left())
         wanted = compile.SPARE if spare_suits else compile.quota(made)
-        self._fits(launch.id, wanted, compile.components(made) - spare_suits, beside=not spare_suits)
+        there = len(self._reserve.there()) if spare_suits else 0
+        self._fits(launch.id, wanted, max(0, compile.components(made) - there), beside=not spare_suits)
         name = self._reserve.name if spare_suits else self._new_name(f"{launch.id[:SHORT_ID]}-")
         names = NameSockets(launch.interfaces[0]) if launch.names and launch.interfaces else None
         made = msgspec.structs.replace(made, name=name, names=names_of(names))
@@ -317,6 +328,8 @@ class GenodeHost:
             self._reserve.take()
             member.least = member.granted = compile.SPARE
             member.version = spare.VERSION
+            member.waited = self._reserve.files
+            member.unused = member.waited and compile.keeps_unused(made)
             print(f"container {launch.id[:SHORT_ID]} has the sub-init {name}", file=sys.stderr, flush=True)
         return member
 
@@ -377,7 +390,7 @@ class GenodeHost:
     def _tree(self, made: bundle.Bundle, root: CopyOnWrite, archive: str) -> compile.Tree:
         """A container's directories, put where Genode has them."""
         tree = compile.tree(made, archive)
-        self._place(tree.upper).parent.mkdir()
+        self._place(tree.upper).parent.mkdir(exist_ok=True)
         self._bind(root.upper, tree.upper, writable=True)
         for volume in made.volumes:
             if not os.path.isdir(volume.source):
@@ -387,7 +400,7 @@ class GenodeHost:
 
     def _bind(self, source: str, path: str, *, writable: bool) -> None:
         """Genode's lx_fs, a process of the host with all its rights, would follow links wherever they lead."""
-        self._place(path).mkdir()
+        self._place(path).mkdir(exist_ok=True)
         flags = mount.ATTR_NOSYMFOLLOW | mount.ATTR_NOSUID | mount.ATTR_NODEV | mount.ATTR_NOEXEC
         cloned = mount.clone(source)
         try:
@@ -424,6 +437,7 @@ class GenodeHost:
         The sub-init would hand out what it has not got yet as far as it goes, and never come back to it; and what its
         components have, nobody can take from it.
         """
+        member.unused = False
         if member.quota.fits(member.granted):
             self._write_container(member)
             member.returns = member.version
@@ -454,6 +468,7 @@ class GenodeHost:
             member.left(self._reported)
         for name in self._reserve.gone(self._reported):
             self._forget_reports(name)
+            self._unbind(name)
 
     def admit(self, member: Member, wanted: Quota, components: int = 0) -> None:
         """As of `capsa.platform.genode.member.Machine`."""
@@ -491,17 +506,46 @@ class GenodeHost:
     def _tidy(self) -> None:
         """Have a spare sub-init, where there is room for one."""
         try:
+            if self._reserve.crippled:
+                self._no_file_servers("they do not begin")
             changed = self._reserve.overdue(self._version)
             if not self._reserve.name and spare.affordable(self._left(), *self._descriptors()):
-                name = self._new_name(spare.PREFIX)
-                self._watch_reports(name)
-                self._reserve.make(name)
+                self._make_spare(self._new_name(spare.PREFIX))
                 changed = True
             if changed:
                 self._write()
         except (CapsaError, OSError) as error:
             self._reserve.rest()
             print(f"no sub-init is kept in reserve: {error}", file=sys.stderr, flush=True)
+
+    def _make_spare(self, name: str) -> None:
+        """With the next configuration of all; raises `CapsaError`, `OSError`, and nothing is left of it."""
+        try:
+            if self._reserve.files:  # its file server opens that directory, and what is put there later
+                self._place(f"{compile.TREES}/{name}/upper").mkdir(parents=True)
+            self._watch_reports(name)
+            self._reserve.make(name)
+        except BaseException:
+            self._forget_reports(name)
+            self._unbind(name)
+            raise
+
+    def _no_file_servers(self, why: str) -> None:
+        """None wait any more: containers get theirs when they start."""
+        print(f"no file servers are kept in reserve: {why}", file=sys.stderr, flush=True)
+        self._reserve.files = False
+        self._reserve.drop(self._version + 1)
+
+    def _end_unused(self, member: Member) -> None:
+        """A container runs whose sub-init has file servers that it does not need: they would only take memory."""
+        inner = self._directory.state_of(member.name) if member.status.state == "running" else None
+        if inner is None or inner.version != str(member.version):
+            return
+        member.unused = False
+        try:
+            self._write_container(member)
+        except CapsaError as error:
+            print(f"container {member.name} keeps file servers without use: {error}", file=sys.stderr, flush=True)
 
     def withdraw(self, member: Member) -> int:
         """As of `capsa.platform.genode.member.Machine`."""
@@ -582,6 +626,8 @@ class GenodeHost:
         for name in concerned:
             if name in self.members:
                 self._look(self.members[name])
+        if self._reserve.name in concerned:
+            self._reserve.there()
         if self._taps:
             self._taps.unplug(self._unused)
 
@@ -626,6 +672,9 @@ class GenodeHost:
             member.wrote(line)
             return
         plain = line.plain.decode(errors="replace")
+        if line.end is not None and line.container and line.container == self._reserve.name:
+            self._no_file_servers(f"{line.component}: {line.end[1]}")
+            self._write_if_possible("the sub-init in reserve")
         if plain.startswith("Kernel:"):
             self._fault = (time.monotonic() + FAULT_SECONDS, plain.removeprefix("Kernel:").partition(",")[0].strip())
         if plain:
@@ -642,10 +691,14 @@ class GenodeHost:
                 if each.status.state == "running"
                 for name in each.components(self._cow)
             }
-            waiting = [f"init -> {compile.CONTAINERS} -> {each.name}" for each in self._reserve.entries]
+            waiting = [
+                f"init -> {compile.CONTAINERS} -> {self._reserve.name}" + (f" -> {name}" if name else "")
+                for name in {"", *self._reserve.there()}
+                if self._reserve.name
+            ]
             faulted = processes.faulted(core, [*compile.SYSTEM, *running, *waiting])
-            if faulted and faulted[-1] in waiting:
-                faulted.pop()
+            if any(label in waiting for label in faulted):
+                faulted = [label for label in faulted if label not in waiting]
                 self._reserve.drop(self._version + 1)
                 self._reserve.rest()
                 self._write_if_possible("the sub-init in reserve")

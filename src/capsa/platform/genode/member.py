@@ -112,6 +112,8 @@ class Member:
         self.least = Quota(0, 0)  # what its sub-init had before it was the container's
         self.granted = Quota(0, 0)  # what its start node had in the newest configuration
         self.version = 0  # of its sub-init's configuration
+        self.waited = False  # whether file servers were in its sub-init before it was the container's
+        self.unused = False  # whether those are there still that it does not need
         self.awaits = 0  # the configuration of all that has to be in effect before the next one of its own
         self.returns = 0  # the one of its own after which others may have what it has no more
         self._leaves = (0, 0.0)  # who ended it is told with that configuration, or at that time
@@ -147,11 +149,12 @@ class Member:
 
     def entry(self) -> compile.Entry:
         """Its part of the configuration of all containers."""
-        return compile.entry(self.bundle, self.quota)
+        return compile.entry(self.bundle, self.quota, waited=self.waited)
 
     def subinit(self, cow: bool) -> Node:
         """The configuration of its sub-init."""
-        return compile.subinit(self.bundle, self.tree, [each.wanted for each in self.execs.values()], cow=cow)
+        execs = [each.wanted for each in self.execs.values()]
+        return compile.subinit(self.bundle, self.tree, execs, cow=cow, waited=self.waited, unused=self.unused)
 
     # -- what engines ask for
 

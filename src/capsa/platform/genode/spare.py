@@ -1,9 +1,10 @@
-"""A sub-init that is there before its container: half of what a start takes is done in advance.
+"""A sub-init that is there before its container: most of what a start takes is done in advance.
 
 There is one at most, made when nothing else is to be done. It is an `init` like all others, with a quota that ordinary
-containers fit in, the routes that they have, and no component. The container that it becomes the sub-init of is
-written into its configuration, and keeps the quota, what it does not need included: so none is made once half of all
-is taken. Genode calls such a container what its sub-init was called before.
+containers fit in, the routes that they have, and no component but file servers (`compile.waiting`). These have been
+given nothing yet: the directory that they are to serve is empty, and they look at it when the container does. The
+container that it becomes the sub-init of is written into its configuration, and keeps the quota, what it does not need
+included: so none is made once half of all is taken. Genode calls such a container what its sub-init was called before.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ VERSION = 1  # of its own configuration, while it waits
 QUIET_SECONDS = 0.25  # without a launch or another change, until one is made
 REST_SECONDS = 30.0  # until the next, where one could not be made, or has had a fault
 ROOM = Quota(20 * compile.SPARE.ram, 20 * compile.SPARE.caps)  # that has to be left for others
-COMPONENTS = 6  # for whose files core has to have room as well, so that a container can be started beside it
+SETTLE_SECONDS = 5.0  # until its file servers are there, or will not be
+COMPONENTS = 8  # for whose files core has to have room as well, so that a container can be started beside it
 
 
 def affordable(left: Quota, used: int, limit: int) -> bool:
@@ -36,8 +38,12 @@ def affordable(left: Quota, used: int, limit: int) -> bool:
 class Reserve:
     """The one that waits, if there is one, and those that are about to go."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, *, files: bool = False) -> None:
+        """``files``: this Genode has what it takes for file servers to wait as well."""
         self.name = ""
+        self.files = files
+        self._made = 0.0
+        self._there: list[str] = []
         self._directory = directory
         self._dropped: dict[str, int] = {}  # by the configuration of all that is without them
         self._not_before = 0.0
@@ -54,17 +60,38 @@ class Reserve:
 
     def make(self, name: str) -> None:
         """Have one of that name with the next configuration of all; raises `LaunchFailed`."""
-        self._directory.write_container(name, compile.waiting(), VERSION)
+        self._directory.write_container(name, compile.waiting(name, files=self.files), VERSION)
         self.name = name
+        self._made = time.monotonic()
 
     def suits(self, made: Bundle) -> bool:
         """Whether it can become the sub-init of ``made``; not before it has answered the configuration that it has."""
-        state = self._directory.state_of(self.name) if self.name and compile.suits_spare(made) else None
-        return state is not None and state.version == str(VERSION)
+        if not self.name or not compile.suits_spare(made):
+            return False
+        there = self.there()
+        return bool(there) and (not made.files or not self.files or set(compile.FILE_SERVERS) <= set(there))
+
+    def there(self) -> list[str]:
+        """Its components that have begun, as it says, an empty name for itself; none before it has said anything.
+
+        A report that is being written is no report: what the one before said holds.
+        """
+        state = self._directory.state_of(self.name) if self.name else None
+        if state is not None and state.version == str(VERSION):
+            begun = (each for each in state.children.values() if each.id is not None and each.exited is None)
+            self._there = ["", *(each.name for each in begun if not each.incomplete)]
+        return self._there
+
+    @property
+    def crippled(self) -> bool:
+        """Whether file servers should wait in it, and do not."""
+        there = self.there() if self.files and time.monotonic() - self._made > SETTLE_SECONDS else []
+        return bool(there) and not set(compile.FILE_SERVERS) <= set(there)
 
     def take(self) -> str:
         """The name of the one that has become a container's."""
         name, self.name = self.name, ""
+        self._there = []
         return name
 
     def drop(self, version: int) -> None:

@@ -16,6 +16,7 @@
 #define _COW__LAYERS_H_
 
 /* Genode includes */
+#include <base/node.h>
 #include <vfs/dir_file_system.h>
 #include <vfs/file_system_factory.h>
 
@@ -64,6 +65,9 @@ class Vfs_cow::Layers : Noncopyable
 
 		unsigned _num_lower = 0;
 
+		/* as it was, for the layers that are made later */
+		Constructible<Buffered_node> _late_config { };
+
 		Constructible<Dir_file_system> _lower[Stack::MAX_LAYERS - 1] { };
 
 		static size_t _limit(Node const &config)
@@ -95,14 +99,7 @@ class Vfs_cow::Layers : Noncopyable
 			return *fs;
 		}
 
-	public:
-
-		/**
-		 * \throw Invalid_config
-		 */
-		Layers(Genode::Vfs::Env &env, Node const &config)
-		:
-			_env(env), _upper_env(env, _limit(config)), _upper(_create_upper(config))
+		void _make_lower(Node const &config)
 		{
 			config.for_each_sub_node("lower", [&] (Node const &lower) {
 
@@ -118,6 +115,38 @@ class Vfs_cow::Layers : Noncopyable
 				throw Invalid_config();
 			}
 		}
+
+	public:
+
+		bool const late;
+
+		/**
+		 * \throw Invalid_config
+		 */
+		Layers(Genode::Vfs::Env &env, Node const &config)
+		:
+			_env(env), _upper_env(env, _limit(config)), _upper(_create_upper(config)),
+			late(config.attribute_value("late", false))
+		{
+			if (!late) {
+				_make_lower(config);
+				return;
+			}
+
+			_late_config.construct(env.alloc(), config);
+
+			if (_late_config->num_sub_nodes() != config.num_sub_nodes()) {
+				error("cow: no memory for the configuration");
+				throw Invalid_config();
+			}
+		}
+
+		/**
+		 * Make the layers that were left for later
+		 *
+		 * \throw Invalid_config
+		 */
+		void make_late() { _make_lower(*_late_config); }
 
 		Fs &upper() { return _upper; }
 

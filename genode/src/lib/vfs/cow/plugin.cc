@@ -50,11 +50,51 @@ class Vfs_cow::File_system : public Genode::Vfs::File_system
 
 		Changes _changes { _stack, _upper, _listings, _files, _watches };
 
+		enum class State { WAITING, COMPLETING, COMPLETE, FAILED } _state = State::WAITING;
+
 		/*
 		 * Noncopyable
 		 */
 		File_system(File_system const &);
 		File_system &operator = (File_system const &);
+
+		void _complete()
+		{
+			(void)_stack.add(_layers.upper(), _layers.num_lower() == 0, &_upper.index);
+
+			_layers.for_each_lower([&] (Fs &fs, bool lowest) {
+				(void)_stack.add(fs, lowest); });
+
+			_stack.complete();
+			_upper.clean_up();
+
+			_state = State::COMPLETE;
+		}
+
+		/**
+		 * Return whether there are files, which with 'late' is not so before
+		 * somebody asks
+		 *
+		 * While this waits for I/O, who is called by an I/O signal is told that
+		 * there are none yet. A stack that lacks a layer is none.
+		 */
+		bool _ready()
+		{
+			if (_state == State::WAITING) {
+				_state = State::COMPLETING;
+				try {
+					_layers.make_late();
+					_complete();
+				}
+				catch (...) {
+					_state = State::FAILED;
+					error("cow: late layers could not be made, there are no files");
+				}
+			}
+			return _state == State::COMPLETE;
+		}
+
+		Found _lookup(Path const &path) { return _ready() ? _stack.lookup(path) : Found { }; }
 
 
 		/*******************
@@ -114,13 +154,8 @@ class Vfs_cow::File_system : public Genode::Vfs::File_system
 		:
 			_env(env), _layers(env, config)
 		{
-			(void)_stack.add(_layers.upper(), _layers.num_lower() == 0, &_upper.index);
-
-			_layers.for_each_lower([&] (Fs &fs, bool lowest) {
-				(void)_stack.add(fs, lowest); });
-
-			_stack.complete();
-			_upper.clean_up();
+			if (!_layers.late)
+				_complete();
 		}
 
 
@@ -131,7 +166,7 @@ class Vfs_cow::File_system : public Genode::Vfs::File_system
 		Dataspace_capability dataspace(char const *path_str) override
 		{
 			Path  const path(path_str);
-			Found const found = _stack.lookup(path);
+			Found const found = _lookup(path);
 
 			return found.file() ? _dataspaces.lend(path, found.layer) : Dataspace_capability();
 		}
@@ -142,7 +177,7 @@ class Vfs_cow::File_system : public Genode::Vfs::File_system
 		                 Vfs_handle **out, Allocator &alloc) override
 		{
 			Path  const path(path_str);
-			Found       found = _stack.lookup(path);
+			Found       found = _lookup(path);
 
 			Vfs_handle *created  = nullptr;
 			bool        whiteout = false;
@@ -191,7 +226,7 @@ class Vfs_cow::File_system : public Genode::Vfs::File_system
 		                       Vfs_handle **out, Allocator &alloc) override
 		{
 			Path  const path(path_str);
-			Found const found = _stack.lookup(path);
+			Found const found = _lookup(path);
 
 			if (create) {
 
@@ -231,7 +266,7 @@ class Vfs_cow::File_system : public Genode::Vfs::File_system
 		                         Vfs_handle **out, Allocator &alloc) override
 		{
 			Path  const path(path_str);
-			Found       found = _stack.lookup(path);
+			Found       found = _lookup(path);
 
 			Vfs_handle *created  = nullptr;
 			bool        whiteout = false;
@@ -301,7 +336,7 @@ class Vfs_cow::File_system : public Genode::Vfs::File_system
 
 		Stat_result stat(char const *path_str, Stat &out) override
 		{
-			Found const found = _stack.lookup(Path(path_str));
+			Found const found = _lookup(Path(path_str));
 
 			if (!found.exists)
 				return STAT_ERR_NO_ENTRY;
@@ -316,7 +351,7 @@ class Vfs_cow::File_system : public Genode::Vfs::File_system
 		Unlink_result unlink(char const *path_str) override
 		{
 			Path  const path(path_str);
-			Found const found = _stack.lookup(path);
+			Found const found = _lookup(path);
 
 			if (!found.exists) return UNLINK_ERR_NO_ENTRY;
 			if (path.root())   return UNLINK_ERR_NO_PERM;
@@ -326,13 +361,14 @@ class Vfs_cow::File_system : public Genode::Vfs::File_system
 
 		Rename_result rename(char const *from_str, char const *to_str) override
 		{
-			return _changes.rename(Path(from_str), Path(to_str));
+			return _ready() ? _changes.rename(Path(from_str), Path(to_str))
+			                : RENAME_ERR_NO_ENTRY;
 		}
 
 		file_size num_dirent(char const *path_str) override
 		{
 			Path  const path(path_str);
-			Found const found = _stack.lookup(path);
+			Found const found = _lookup(path);
 
 			if (!found.dir())
 				return 0;
@@ -345,17 +381,17 @@ class Vfs_cow::File_system : public Genode::Vfs::File_system
 		}
 
 		bool directory(char const *path) override {
-			return _stack.lookup(Path(path)).dir(); }
+			return _lookup(Path(path)).dir(); }
 
 		char const *leaf_path(char const *path) override {
-			return _stack.lookup(Path(path)).exists ? path : nullptr; }
+			return _lookup(Path(path)).exists ? path : nullptr; }
 
 		Watch_result watch(char const *path_str, Vfs_watch_handle **out,
 		                   Allocator &alloc) override
 		{
 			Path const path(path_str);
 
-			if (!_stack.lookup(path).exists)
+			if (!_lookup(path).exists)
 				return WATCH_ERR_UNACCESSIBLE;
 
 			try {

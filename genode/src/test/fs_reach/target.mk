@@ -1,0 +1,3 @@
+TARGET = test-fs_reach
+SRC_CC = main.cc
+LIBS   = base
