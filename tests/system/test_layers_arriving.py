@@ -9,6 +9,7 @@ import os
 import signal
 import tarfile
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -215,25 +216,29 @@ async def _at_work(store: Store, count: int) -> None:
 
 
 async def test_clients_that_stall_keep_nobody_waiting(store: Store) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))  # far fewer than there are clients
     go_on = asyncio.Event()
     loads = []
-    for number in range(5):
-        reached = asyncio.Event()
-        data = docker_archive(
-            [tars.archive(tars.file(b"n%d" % number, BIG), tars.file(b"z", BIG * 8))], [f"stalled:{number}"]
-        )
-        loads.append(asyncio.ensure_future(store.load(_stalled(data, len(data) - 1_200_000, reached, go_on))))
-        await reached.wait()
-    await _at_work(store, 2)
-    async with asyncio.timeout(60):
-        await store.load(chunks(docker_archive([tars.archive(tars.file(b"quick", BIG))], ["quick:1"])))
-        assert await store.collect() == 0
-    go_on.set()
-    await asyncio.gather(*loads)
+    try:
+        async with asyncio.timeout(60):
+            for number in range(5):
+                reached = asyncio.Event()
+                data = docker_archive(
+                    [tars.archive(tars.file(b"n%d" % number, BIG), tars.file(b"z", BIG * 8))], [f"stalled:{number}"]
+                )
+                loads.append(asyncio.ensure_future(store.load(_stalled(data, len(data) - 1_200_000, reached, go_on))))
+                await reached.wait()
+            await _at_work(store, 2)
+            await store.load(chunks(docker_archive([tars.archive(tars.file(b"quick", BIG))], ["quick:1"])))
+            assert await store.collect() == 0
+    finally:
+        go_on.set()
+        await asyncio.gather(*loads)
     for number in range(5):
         [path] = store.layers(store.resolve(f"stalled:{number}").id)
         assert names(path) == [f"n{number}", "z"]
-    assert not left_over(LayerStore(store.folder / "image"))
+    # Of those that became blobs, a recipe may be just being written.
+    assert not [each for each in left_over(LayerStore(store.folder / "image")) if each.startswith("layer-")]
 
 
 async def test_a_client_that_goes_away_in_the_middle_of_a_layer_leaves_nothing(store: Store) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -91,8 +91,13 @@ class Feed:
 
 
 async def in_thread(function: Callable[[Feed], T], feed: Feed) -> T:
-    """Run ``function(feed)`` in a thread; when the caller is cancelled, end the thread before going on."""
-    task = asyncio.ensure_future(asyncio.to_thread(function, feed))
+    """Run ``function(feed)`` in a thread; when the caller is cancelled, end the thread before going on.
+
+    The thread is its own: it waits for a client as long as that likes, and those of the event loop are few.
+    """
+    own = ThreadPoolExecutor(1, "feed")
+    task = asyncio.get_running_loop().run_in_executor(own, function, feed)
+    own.shutdown(wait=False)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
