@@ -94,6 +94,7 @@ CASES = {
         tars.pax([(b"path", b"p" * 150)]),
         tars.file(b"p", BIG),
     ],
+    "longer than the kernel takes names": [tars.pax([(b"path", b"./" * 2047 + b"ab")]), tars.file(b"p", BIG)],
 }
 
 

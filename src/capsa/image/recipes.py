@@ -36,7 +36,7 @@ MAGIC = b"capsa-recipe-1\n"
 _RECORD = struct.Struct("<BQ")
 _NAME = struct.Struct("<H")
 _BYTES, _CONTENT = 0, 1
-_LONGEST = 4096  # bytes of a name, as the kernel has it
+_LONGEST = 4095  # bytes of a name that the kernel opens a file by
 
 
 class Interrupted(Exception):
