@@ -6,6 +6,7 @@ import asyncio
 import io
 import itertools
 import os
+import resource
 import signal
 import tarfile
 from collections.abc import AsyncIterator, Iterator
@@ -21,7 +22,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from capsa.errors import BrokenArchive, CapsaError, DigestMismatch
+from capsa.image.arrivals import Arrivals
 from capsa.image.layers import LayerStore
+from capsa.image.progress import Meter, silent
+from capsa.image.workers import Workers
 
 pytestmark = pytest.mark.usefixtures("need_root")
 
@@ -262,6 +266,42 @@ async def test_a_client_that_goes_away_in_the_middle_of_a_layer_leaves_nothing(s
         await store.load(breaks_off())
     assert used(store) == before and not left_over(LayerStore(store.folder / "image"))
     await store.load(chunks(data))
+
+
+async def test_an_import_that_breaks_off_makes_no_image(store: Store) -> None:
+    """However the break is called: an end between two entries would be taken for the archive's own."""
+    before = used(store)
+    for error in (ConnectionResetError, BrokenPipeError):
+
+        async def breaks_off(error: type[Exception] = error) -> AsyncIterator[bytes]:
+            yield tars.file(b"f", BIG) * 5
+            raise error
+
+        with pytest.raises(error):
+            await store.import_(breaks_off(), "half:1")
+        assert used(store) == before and store.list() == []
+
+
+async def test_layers_arrive_again_once_there_are_descriptors(tmp_path: Path) -> None:
+    async def announced(diff_id: str) -> None:
+        pass
+
+    archive = tars.archive(tars.file(b"f", BIG))
+    workers = Workers(LayerStore(tmp_path))
+    async with Arrivals(workers, announced, lambda label, size: Meter(silent, "", label, size)) as arrivals:
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for _ in range(4):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, allowed[1]))
+            try:
+                with pytest.raises(CapsaError, match=r"^cannot make a pipe for the layer that arrives: too many"):
+                    arrivals.begin(archive, "", len(archive))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
+        arrival = arrivals.begin(archive, "", len(archive))
+        assert arrival is not None
+        await asyncio.to_thread(arrival.hand_on, [archive])
+        assert (await asyncio.to_thread(arrival.layer)).diff_id == tars.diff_id(archive)
+    await workers.close()
 
 
 async def test_a_killed_worker_is_an_error_and_leaves_nothing(store: Store) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from capsa.errors import CapsaError, reason
 from capsa.image.compression import kind as compression
 from capsa.image.layers import Layer
 from capsa.image.progress import Meter
@@ -41,10 +42,11 @@ class Arrival:
             for part in parts:
                 rest = memoryview(part)
                 self.size += len(rest)
-                while rest:
-                    rest = rest[os.write(self._writer, rest) :]
-        except BrokenPipeError:
-            pass
+                try:
+                    while rest:
+                        rest = rest[os.write(self._writer, rest) :]
+                except BrokenPipeError:
+                    break
         finally:
             os.close(self._writer)
 
@@ -104,7 +106,11 @@ class Arrivals:
             if not self._begun:
                 return None
             wait(self._begun, return_when=FIRST_COMPLETED)
-        reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            self._workers.arrivals.release()
+            raise CapsaError(f"cannot make a pipe for the layer {label or 'that arrives'}: {reason(error)}") from error
         with contextlib.suppress(OSError):  # what the kernel allows less privileged processes may be used up
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE)
         arrival = Arrival(writer)
