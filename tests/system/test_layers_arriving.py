@@ -26,6 +26,7 @@ from capsa.image.arrivals import Arrivals
 from capsa.image.layers import LayerStore
 from capsa.image.progress import Meter, silent
 from capsa.image.workers import Workers
+from capsa.oci.image import OCI_LAYER_GZIP
 
 pytestmark = pytest.mark.usefixtures("need_root")
 
@@ -302,6 +303,31 @@ async def test_layers_arrive_again_once_there_are_descriptors(tmp_path: Path) ->
         await asyncio.to_thread(arrival.hand_on, [archive])
         assert (await asyncio.to_thread(arrival.layer)).diff_id == tars.diff_id(archive)
     await workers.close()
+
+
+async def test_a_layer_that_is_there_keeps_its_type_wherever_pieces_end(store: Store) -> None:
+    layer = tars.archive(tars.file(b"f", BIG))
+    packed = tars.gzipped(layer)
+    with tarfile.open(fileobj=io.BytesIO(docker_archive([layer], ["foo:1"]))) as tar:
+        documents = {member.name: file.read() for member in tar if (file := tar.extractfile(member))}
+    documents.pop("0/layer.tar")
+    name = "blobs/sha256/" + tars.diff_id(packed).removeprefix("sha256:")
+    documents["manifest.json"] = documents["manifest.json"].replace(b"0/layer.tar", name.encode())
+    members = [tars.file(name.encode(), packed), *(tars.file(each.encode(), documents[each]) for each in documents)]
+    filler = tars.file(b"filler", bytes((1 << 20) - 1024))
+    archive = tars.archive(filler, *members)
+
+    async def cut() -> AsyncIterator[bytes]:
+        yield archive[: (1 << 20) + 1]  # one byte of the layer
+        yield archive[(1 << 20) + 1 :]
+
+    for source in (chunks(archive), cut()):
+        [loaded] = await store.load(source)
+        manifest = store.manifest(loaded.id)
+        assert manifest is not None
+        with tarfile.open(fileobj=io.BytesIO(await saved(store, "foo:1"))) as tar:
+            file = tar.extractfile("blobs/sha256/" + manifest.digest.removeprefix("sha256:"))
+            assert file is not None and OCI_LAYER_GZIP.encode() in file.read()
 
 
 async def test_a_killed_worker_is_an_error_and_leaves_nothing(store: Store) -> None:

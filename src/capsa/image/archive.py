@@ -172,7 +172,7 @@ class ArchiveReader:
         seen = hashlib.sha256()
         size, first = 0, b""
         for part in source.parts():
-            first = first or bytes(part[:16])
+            first += bytes(part[: 16 - len(first)])
             seen.update(part)
             size += len(part)
         if "sha256:" + seen.hexdigest() != wanted:
