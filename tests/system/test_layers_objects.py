@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import io
 import os
@@ -12,6 +13,7 @@ import sys
 import tarfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixtures import tars
@@ -21,6 +23,7 @@ from capsa.errors import NotFound
 from capsa.image.compression import identify
 from capsa.image.layers import LayerStore
 from capsa.image.objects import Metadata, ObjectStore
+from capsa.image.rmtree import remove_tree
 
 pytestmark = pytest.mark.usefixtures("need_root")
 
@@ -268,6 +271,34 @@ def test_recovery_leaves_running_work_alone(store: LayerStore) -> None:
             return super().read(size)
 
     assert store.unpack(Recovering(data)).entries == 20
+
+
+def test_recovery_leaves_beginning_work_alone(store: LayerStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its directory is there before it is locked; what is removed under the lock, the other notices."""
+    (store.root / "tmp" / "layer-0").mkdir()
+
+    def watched(path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(fd)
+        remove_tree(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("capsa.image.layers.remove_tree", watched)
+        store.recover()
+    assert left_over(store) == []
+    mkdir, recovered = Path.mkdir, 0
+
+    def overtaken(path: Path, *arguments: Any, **keywords: Any) -> None:
+        nonlocal recovered
+        mkdir(path, *arguments, **keywords)
+        if path.name.startswith("layer-") and not recovered:
+            recovered += 1
+            store.recover()
+
+    monkeypatch.setattr(Path, "mkdir", overtaken)
+    assert unpack(store, tars.file(b"f", b"x")).entries == 1 and recovered == 1
 
 
 def test_layers_that_a_power_failure_may_have_damaged_are_dropped(store: LayerStore) -> None:

@@ -109,10 +109,11 @@ class LayerStore:
 
         Work of living processes is left alone. Call it once at start, before anything relies on `has`.
         """
-        unfinished = list(self._abandoned())
-        lost = [path.parent for path in self._layers.glob("*/unsettled") if _content(path) != _boot_id()]
-        for path in unfinished:
+        unfinished = 0
+        for path in self._abandoned():
             remove_tree(path)
+            unfinished += 1
+        lost = [path.parent for path in self._layers.glob("*/unsettled") if _content(path) != _boot_id()]
         for path in lost:
             self.recipes.remove(f"sha256:{path.name}")
             self._discard(path)
@@ -295,11 +296,14 @@ class LayerStore:
         while True:
             work = self._tmp / f"{_WORK}{secrets.token_hex(8)}"
             work.mkdir(mode=0o700)
-            fd = os.open(work, _DIRECTORY)
+            try:
+                fd = os.open(work, _DIRECTORY)
+            except FileNotFoundError:
+                continue  # somebody's `recover` came between the two steps
             fcntl.flock(fd, fcntl.LOCK_EX)
             if os.fstat(fd).st_nlink:
                 break
-            os.close(fd)  # somebody's `recover` came between the two steps
+            os.close(fd)  # or here
         try:
             yield work
         finally:
@@ -307,7 +311,7 @@ class LayerStore:
             os.close(fd)
 
     def _abandoned(self) -> Iterator[Path]:
-        """Such directories whose owner is gone."""
+        """Such directories whose owner is gone, each locked until the next: one may be just about to be locked."""
         for path in self._tmp.glob(f"{_WORK}*"):
             try:
                 fd = os.open(path, _DIRECTORY)
