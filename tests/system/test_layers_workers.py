@@ -139,6 +139,20 @@ async def test_cancelling_kills_the_work_and_undoes_it(workers: Workers, tmp_pat
     assert os.listdir(store.root / "tmp") == [] and store.usage() == 0
 
 
+async def test_a_process_that_is_cancelled_while_it_starts_is_gone(workers: Workers, tmp_path: Path) -> None:
+    path = blob(tmp_path, tars.file(b"x"))
+    for steps in range(10):
+        task = asyncio.ensure_future(workers.unpack(path))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        status = [(task / "children").read_text() for task in Path("/proc/self/task").iterdir()]
+        assert not "".join(status).split(), steps  # dead ones, too
+    assert (await workers.unpack(path)).entries == 1
+
+
 def test_workers_die_with_their_engine(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     program = """

@@ -178,7 +178,12 @@ class _Process:
             except OSError as error:
                 ours.close()
                 raise CapsaError(f"cannot start a process that unpacks layers: {reason(error)}") from error
-        reader, writer = await asyncio.open_connection(sock=ours, limit=_LINE)
+        try:
+            reader, writer = await asyncio.open_connection(sock=ours, limit=_LINE)
+        except asyncio.CancelledError:
+            child.kill()
+            child.wait()  # it has not begun: this takes no time
+            raise
         return cls(child, reader, writer)
 
     async def ask(
