@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from capsa.errors import BrokenArchive, CapsaError, DigestMismatch
 from capsa.image.arrivals import Arrivals
 from capsa.image.layers import LayerStore
+from capsa.image.limits import Limits
 from capsa.image.progress import Meter, silent
 from capsa.image.workers import Workers
 from capsa.oci.image import OCI_LAYER_GZIP
@@ -112,6 +113,18 @@ def test_what_arrived_is_written_again_byte_for_byte(case: str, piece: int, tmp_
     assert again == archive
     if case in ("files", "the same file once more", "long names"):
         assert size < 5000  # the content is in the files
+
+
+def test_entries_that_replace_each_other_are_not_remembered_without_end(tmp_path: Path) -> None:
+    """The tree counts their name once; of contents beyond as many as a layer may have, the recipe has the bytes."""
+    archive = tars.archive(*[tars.file(b"f", BIG)] * 5)
+    sizes = []
+    for most in (3, 5):
+        layers = LayerStore(tmp_path / str(most), Limits(entries=most))
+        layer = layers.unpack(io.BytesIO(archive), announce=lambda diff_id: None)
+        assert b"".join(layers.recipes.read(layer.diff_id, layer.path)) == archive
+        sizes.append(layers.recipes.path(layer.diff_id).stat().st_size)
+    assert sizes[0] > len(BIG) > sizes[1]
 
 
 _name = st.lists(st.sampled_from([b"a", b"b", b"c", b".", b".wh.a", b".wh..wh..opq"]), min_size=1, max_size=3).map(

@@ -138,7 +138,6 @@ class Recording:
         self._pending = memoryview(b"")  # what is not kept yet, as it may be a file's content
         self._start = 0  # where in the archive that lies
         self._skipped = 0  # how many of the next bytes a file has
-        self._contents = 0
 
     def __enter__(self) -> Self:
         return self
@@ -153,13 +152,13 @@ class Recording:
         self._pending = memoryview(piece)
         self._skip()
 
-    def content(self, entry: tar.Entry, position: int) -> int | None:
+    def content(self, entry: tar.Entry, position: int) -> bool:
         """The content of ``entry`` begins at ``position``, within the last piece, and the unpacked file will have it.
 
-        Returns the number of this content, or None where it is no shorter to leave it out, so that it is kept.
+        Returns whether it is left out (contents that are have numbers, from 0 on); else it would be no shorter.
         """
         if entry.type != tar.REGULAR or entry.size < SMALL or entry.extents is not None or len(entry.name) > _LONGEST:
-            return None
+            return False
         before = position - self._start
         self._keep(self._pending[:before])
         self._start = position
@@ -167,8 +166,7 @@ class Recording:
         self._packed.write(_content(entry.size, entry.name))
         self._skipped = entry.size
         self._skip()
-        self._contents += 1
-        return self._contents - 1
+        return True
 
     def finish(self, lost: Mapping[int, str] | None = None, directory: int = -1) -> None:
         """All was read. ``lost``: contents, by number, that will not be there after all under the name they had, with

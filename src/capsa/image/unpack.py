@@ -87,10 +87,10 @@ class Unpacker:
             return
         kind = entry.type
         if kind == tar.REGULAR:
-            recorded = self._recording.content(entry, reader.position) if self._recording else None
+            recorded = self._record(entry, reader)
             file = self._file(entry, reader)
             self._tree.place(entry.name, file)
-            if recorded is not None:
+            if recorded:
                 self._recorded.append((entry.name, file))
         elif kind == tar.HARD_LINK:
             node = self._tree.find(entry.name, entry.link)
@@ -105,6 +105,13 @@ class Unpacker:
             if entry.major >= 1 << 12 or entry.minor >= 1 << 20:
                 raise BrokenArchive(f"the device {entry} has the impossible number {entry.major}:{entry.minor}")
             self._tree.place(entry.name, Special(_FORMATS[kind], entry.major, entry.minor, _metadata(entry)))
+
+    def _record(self, entry: Entry, reader: TarReader) -> bool:
+        """Whether the recipe leaves the content of ``entry`` out."""
+        # Entries that replace each other are not counted by the tree, and would be remembered here without end.
+        if self._recording is None or len(self._recorded) >= self._limits.entries:
+            return False
+        return self._recording.content(entry, reader.position)
 
     def _lost(self) -> dict[int, str]:
         """Which contents, by number, are no longer under their name, as a later entry took it; their staged files."""
