@@ -9,7 +9,7 @@ PIP    := $(PYTHON) -m pip -qq --disable-pip-version-check
 RUN_PACKAGES  := python3 python3-venv ca-certificates libseccomp2 nftables libnftables1 mmdebstrap
 TEST_PACKAGES := busybox-static skopeo docker-registry docker-cli,docker.io docker.io containerd runc crun podman \
                  docker-compose iproute2 procps xz-utils zstd qemu-system-x86 virtiofsd,qemu-system-common cpio kmod \
-                 zsh fish bash openssl time systemd dbus iptables criu?
+                 zsh fish bash openssl time e2fsprogs mount systemd dbus iptables criu?
 SOURCES := $(shell find src -name '*.py' 2>/dev/null)
 
 .PHONY: setup run stop test bench clean packages test-packages
