@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -176,6 +177,7 @@ def test_lack_of_memory_is_noticed(ctr: Ctr) -> None:
     events = ctr.begin("events")
     name = start(ctr, "--memory-limit=16777216", "--", *GREEDY)
     until(lambda: ctr.status(name) == "STOPPED")
+    time.sleep(1)  # containerd looks into the cgroup when it gets to it, and the cgroup goes with the task
     done = ctr("tasks", "delete", name, check=False)
     assert "exit code 137" in done.stdout + done.stderr
     events.terminate()
