@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from fixtures import genode
 from fixtures.engine import EngineUnderTest
-from fixtures.genode import component, config, parent_of, process, state
+from fixtures.genode import component, config, process, state
+from fixtures.processes import parent
 from fixtures.wait import until
 
 HELLO = config("+ log | string: hello", "+ exit")
@@ -120,13 +121,13 @@ def test_more_memory_gets_there_even_if_the_parent_is_late(engine: EngineUnderTe
     hungry = config("+ consume_ram | amount: 20M", "+ log | string: got it", "+ sleep | ms: 600000")
     run(engine, "hungry", hungry, "--memory", "8m")
     until(lambda: "blocked: the component waits for" in state(engine, "hungry")["Error"])
-    parent = process("init -> containers", parent_of(component("hungry", engine)))
-    os.kill(parent, signal.SIGSTOP)
+    init = process("init -> containers", parent(component("hungry", engine)))
+    os.kill(init, signal.SIGSTOP)
     try:
         engine.docker("update", "--memory", "64m", "--memory-swap", "-1", "hungry")
         time.sleep(1)  # for the sub-init, which goes on
     finally:
-        os.kill(parent, signal.SIGCONT)
+        os.kill(init, signal.SIGCONT)
     reported(engine, "hungry", "got it\n")
     done = engine.docker("exec", "-e", config("+ log | string: inside", "+ exit"), "hungry", "dummy")
     assert (done.returncode, done.stdout) == (0, "inside\n")
@@ -189,7 +190,7 @@ def test_containers_outlive_the_engine(engine: EngineUnderTest) -> None:
 def test_a_genode_that_ends_takes_its_containers_along_and_another_is_started(engine: EngineUnderTest) -> None:
     run(engine, "victim", LASTING)
     reported(engine, "victim", "up\n")
-    os.kill(parent_of(component("victim", engine)), signal.SIGKILL)
+    os.kill(parent(component("victim", engine)), signal.SIGKILL)
     until(lambda: not state(engine, "victim")["Running"])
     assert "the Genode that the container ran on has ended" in state(engine, "victim")["Error"]
     engine.docker("start", "victim")
@@ -212,7 +213,7 @@ def test_statistics_are_what_the_genode_reports(engine: EngineUnderTest) -> None
 def test_a_genode_that_reports_nothing_is_ended(engine: EngineUnderTest) -> None:
     run(engine, "silenced", LASTING)
     reported(engine, "silenced", "up\n")
-    os.kill(parent_of(component("silenced", engine)), signal.SIGSTOP)  # no component gets anywhere without core
+    os.kill(parent(component("silenced", engine)), signal.SIGSTOP)  # no component gets anywhere without core
     engine.docker("stop", "silenced")  # another configuration, which nobody reads
     assert state(engine, "silenced")["ExitCode"] == 143
     failed = engine.docker("run", "--rm", "-e", HELLO, "dummy", check=False)

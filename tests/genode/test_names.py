@@ -12,6 +12,7 @@ import pytest
 from fixtures import genode
 from fixtures.engine import EngineUnderTest
 from fixtures.genode import config
+from fixtures.processes import children, title
 from fixtures.wait import until
 
 EXEC = ("192.0.2.2", "192.0.2.1")
@@ -151,14 +152,3 @@ def test_names_outlive_the_engine_and_their_own_process(engine: EngineUnderTest,
         os.kill(next(each for each in children(engine.process.pid) if title(each) == "capsa: names"), signal.SIGKILL)
     done = engine.docker("exec", "-e", question("server", *EXEC), "outer", "test-net_echo")
     assert answer(done.stdout, "server") == address(engine, "server", "red")
-
-
-def children(pid: int) -> list[int]:
-    from capsa.platform.genode import processes
-
-    return processes.children(pid)
-
-
-def title(pid: int) -> str:
-    with open(f"/proc/{pid}/cmdline", "rb") as file:
-        return file.read().partition(b"\0")[0].decode()

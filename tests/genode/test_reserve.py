@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 from fixtures import genode
 from fixtures.engine import EngineUnderTest
-from fixtures.genode import component, config, core_of, has, nodes, parent_of, process, state, waiting
+from fixtures.genode import component, config, core_of, has, nodes, process, state, waiting
+from fixtures.processes import parent
 from fixtures.wait import until
 
 LASTING = config("+ log | string: up", "+ sleep | ms: 600000")
@@ -115,4 +116,4 @@ def test_a_fault_of_it_is_the_end_of_nothing_else(engine: EngineUnderTest) -> No
     os.kill(inits(engine, name), signal.SIGSEGV)
     until(lambda: name not in nodes(engine))
     run(engine, "next")
-    assert component("next", engine) and parent_of(component("next", engine)) == core_of(engine)
+    assert component("next", engine) and parent(component("next", engine)) == core_of(engine)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fixtures import processes
 from fixtures.engine import EngineUnderTest
 from fixtures.files import Create, Files, hard_link, tar_of
 
@@ -18,18 +19,8 @@ DIRECTORY, LINK, DEVICE, CHARACTER, FIFO, STICKY = 1 << 31, 1 << 27, 1 << 26, 1 
 
 def helpers(engine: EngineUnderTest) -> list[int]:
     """The engine's processes that read and write files just now."""
-    parents = {}
-    servers = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                parents[int(entry.name)] = parent
-                if parent == engine.pid and b"capsa: file helpers" in (entry / "cmdline").read_bytes():
-                    servers.append(int(entry.name))
-            except OSError:
-                continue
-    return [pid for pid, parent in parents.items() if parent in servers]
+    servers = [pid for pid in processes.children(engine.pid) if "capsa: file helpers" in processes.title(pid)]
+    return [pid for server in servers for pid in processes.children(server)]
 
 
 def no_helpers(engine: EngineUnderTest) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from fixtures import images
 from fixtures.engine import EngineUnderTest
+from fixtures.processes import every, title
 
 from capsa.engine import copyup
 
@@ -439,23 +440,12 @@ def test_output_that_nobody_reads_does_not_fill_the_attendants_memory(
         path = f"/containers/{container}/attach?stream=1&stdout=1"
         client.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n".encode())
         time.sleep(2)
-        pids = [
-            int(entry.name)
-            for entry in Path("/proc").iterdir()
-            if entry.name.isdecimal() and _title(entry).startswith(f"capsa: sub-init {container[:12]}")
-        ]
+        pids = [pid for pid in every() if title(pid).startswith(f"capsa: sub-init {container[:12]}")]
         assert pids
         for pid in [*pids, engine.pid]:
             resident = int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0])
             assert resident < 200_000, f"{resident} kB"
         assert engine.api("POST", f"/containers/{container}/kill", timeout=20)[0] == 204
-
-
-def _title(process: Path) -> str:
-    try:
-        return (process / "cmdline").read_bytes().decode(errors="replace")
-    except OSError:
-        return ""
 
 
 @pytest.mark.parametrize("tty", [False, True])

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from fixtures import images, leftovers
 from fixtures.engine import EngineUnderTest
+from fixtures.processes import children, parent, title
 
 SEED = 20240229
 ROUNDS = 8
@@ -92,18 +93,6 @@ def ended(engine: EngineUnderTest, container: str) -> dict[str, Any]:
 def logged(engine: EngineUnderTest, container: str) -> list[str]:
     path = engine.root / "containers" / container / f"{container}-json.log"
     return [json.loads(line)["log"].rstrip("\n") for line in path.read_text().splitlines()]
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def title(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
 
 
 def cgroups(container: str) -> list[Path]:
@@ -253,7 +242,7 @@ def test_a_restart_policy_and_a_removal_by_itself_hold_over_a_crash(warm: Engine
 
 
 def zygotes(engine: EngineUnderTest) -> list[int]:
-    return [pid for pid in children_of(engine.pid) if "zygote" in title(pid)]
+    return [pid for pid in children(engine.pid) if "zygote" in title(pid)]
 
 
 def zygote_of(engine: EngineUnderTest) -> int:
@@ -265,7 +254,7 @@ def zygote_of(engine: EngineUnderTest) -> int:
 
 def reserves(zygote: int) -> list[int]:
     """The newest is last; an older one may just have been launched."""
-    return [pid for pid in children_of(zygote) if "zygote" in title(pid)]
+    return [pid for pid in children(zygote) if "zygote" in title(pid)]
 
 
 def test_a_killed_zygote_is_replaced(warm: EngineUnderTest) -> None:
@@ -326,7 +315,7 @@ def dead(engine: EngineUnderTest, container: str, pid: int) -> None:
 def test_a_killed_sub_init_takes_its_container_along_and_the_engine_says_so(warm: EngineUnderTest) -> None:
     container = run(warm, "sh", "-c", "sleep 1000 & sleep 1000", HostConfig={"NetworkMode": "bridge"})
     pid = state(warm, container)["Pid"]
-    os.kill(parent_of(pid), signal.SIGKILL)
+    os.kill(parent(pid), signal.SIGKILL)
     dead(warm, container, pid)
 
 
@@ -336,13 +325,13 @@ def test_a_killed_attendant_takes_its_container_along_and_the_engine_says_so(
 ) -> None:
     container = run(warm, "sh", "-c", "trap '' TERM; while :; do sleep 1000; done", OpenStdin=True)
     pid = state(warm, container)["Pid"]
-    sub_init = parent_of(pid)
-    attendants = [each for each in children_of(sub_init) if each != pid]
+    sub_init = parent(pid)
+    attendants = [each for each in children(sub_init) if each != pid]
     assert len(attendants) == 1
     if quiet:  # the second one, which came because something happened after a while
-        until(lambda: children_of(sub_init) == [pid], 10)
+        until(lambda: children(sub_init) == [pid], 10)
         warm.api("POST", f"/containers/{container}/kill?signal=TERM")
-        attendants = until(lambda: [each for each in children_of(sub_init) if each != pid])
+        attendants = until(lambda: [each for each in children(sub_init) if each != pid])
     os.kill(attendants[0], signal.SIGKILL)
     dead(warm, container, pid)
 
@@ -351,7 +340,7 @@ def test_a_sub_init_killed_while_no_engine_runs(warm: EngineUnderTest) -> None:
     killed = run(warm, "sleep", "1000")
     pid = state(warm, killed)["Pid"]
     warm.down(signal.SIGKILL)
-    os.kill(parent_of(pid), signal.SIGKILL)
+    os.kill(parent(pid), signal.SIGKILL)
     until(lambda: not Path(f"/proc/{pid}").exists())
     warm.up()
     found = state(warm, killed)
@@ -372,8 +361,8 @@ def test_waits_and_streams_end_with_a_killed_sub_init(warm: EngineUnderTest) -> 
     ]
     for thread in threads:
         thread.start()
-    until(lambda: len(children_of(parent_of(pid))) > 2, 10)
-    os.kill(parent_of(pid), signal.SIGKILL)
+    until(lambda: len(children(parent(pid))) > 2, 10)
+    os.kill(parent(pid), signal.SIGKILL)
     for thread in threads:
         thread.join(20)
         assert not thread.is_alive()
@@ -388,13 +377,13 @@ def test_an_engine_that_does_not_listen_for_a_while_loses_nothing(warm: EngineUn
     for _ in range(350):
         execs.append(warm.api("POST", f"/containers/{container}/exec", {"Cmd": ["sleep", "1000"]})[1]["Id"])
         assert warm.api("POST", f"/exec/{execs[-1]}/start", {"Detach": True})[0] == 200
-    others = [each for each in children_of(parent_of(main)) if b"sleep" in Path(f"/proc/{each}/cmdline").read_bytes()]
+    others = [each for each in children(parent(main)) if "sleep" in title(each)]
     os.kill(warm.pid, signal.SIGSTOP)
     try:
         for each in others:
             if each != main:
                 os.kill(each, signal.SIGKILL)
-        until(lambda: len(children_of(parent_of(main))) < 4, 20)
+        until(lambda: len(children(parent(main))) < 4, 20)
         time.sleep(0.5)
     finally:
         os.kill(warm.pid, signal.SIGCONT)

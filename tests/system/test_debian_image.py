@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fixtures import processes
 from fixtures.imagestore import chunks, open_store
 
 from capsa.errors import CapsaError
@@ -89,12 +91,10 @@ def _path() -> dict[str, str]:
 def _environments() -> str:
     """The environments of all sleeping processes, to see whose they are."""
     found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if b"sleep" in (path / "cmdline").read_bytes():
-                found.append((path / "environ").read_bytes().decode(errors="replace"))
-        except OSError:
-            continue
+    for pid in processes.every():
+        if "sleep" in processes.title(pid):
+            with contextlib.suppress(OSError):
+                found.append(Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace"))
     return "\n".join(found)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import io
 import itertools
 import os
+import re
 import resource
 import signal
 import tarfile
@@ -14,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fixtures import tars
+from fixtures import processes, tars
 from fixtures.images import docker_archive
 from fixtures.imagestore import Store, chunks, open_store, saved
 from fixtures.layers import left_over, mounted, names
@@ -221,12 +222,7 @@ async def _stalled(data: bytes, at: int, reached: asyncio.Event, go_on: asyncio.
 
 
 def _workers() -> list[int]:
-    found = []
-    for task in Path(f"/proc/{os.getpid()}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            if b"image" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(int(child))
-    return found
+    return [child for child in processes.children(os.getpid()) if re.search(r"image.worker", processes.title(child))]
 
 
 async def _at_work(store: Store, count: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from fixtures import tars
+from fixtures import processes, tars
 
 from capsa.errors import BrokenArchive, CapsaError, DigestMismatch, Unsupported
 from capsa.image.layers import LayerStore
@@ -34,12 +35,9 @@ async def workers(tmp_path: Path) -> AsyncIterator[Workers]:
 
 def children(pid: int | None = None) -> list[int]:
     """The workers among the children of a process (this one)."""
-    found = []
-    for task in Path(f"/proc/{pid or os.getpid()}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            if b"image worker" in Path(f"/proc/{child}/cmdline").read_bytes().replace(b"image.worker", b"image worker"):
-                found.append(int(child))
-    return found
+    # First "-m capsa.image.worker", then titled.
+    found = processes.children(pid or os.getpid())
+    return [child for child in found if re.search(r"image.worker", processes.title(child))]
 
 
 def blob(tmp_path: Path, *entries: bytes, name: str = "blob") -> Path:
@@ -148,8 +146,7 @@ async def test_a_process_that_is_cancelled_while_it_starts_is_gone(workers: Work
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        status = [(task / "children").read_text() for task in Path("/proc/self/task").iterdir()]
-        assert not "".join(status).split(), steps  # dead ones, too
+        assert processes.children(os.getpid()) == [], steps  # dead ones, too
     assert (await workers.unpack(path)).entries == 1
 
 

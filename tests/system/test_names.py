@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from dnslib import QTYPE, RCODE, RR, TXT, A, DNSRecord
+from fixtures import processes
 from fixtures.engine import EngineUnderTest
 from fixtures.questions import SERVER, ask, ask_until, inside, query, received, send, send_stream, upstream
 
@@ -64,14 +65,7 @@ def inspect(engine: EngineUnderTest, name: str) -> dict:  # type: ignore[type-ar
 
 def names_process(engine: EngineUnderTest) -> int:
     """The process of the engine that answers queries, 0 if there is none."""
-    for entry in os.listdir("/proc"):
-        with contextlib.suppress(OSError, IndexError):
-            if entry.isdigit():
-                with open(f"/proc/{entry}/stat") as stat, open(f"/proc/{entry}/cmdline", "rb") as line:
-                    parent = int(stat.read().rpartition(")")[2].split()[1])
-                    if parent == engine.pid and line.read().startswith(b"capsa: names"):
-                        return int(entry)
-    return 0
+    return next((pid for pid in processes.children(engine.pid) if processes.title(pid).startswith("capsa: names")), 0)
 
 
 def files(engine: EngineUnderTest, name: str, path: str) -> str:

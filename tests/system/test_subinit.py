@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from fixtures import processes
 
 from capsa.errors import CapsaError, Conflict, LaunchFailed, NotFound
 from capsa.oci.runtime import Box, Linux, Memory, Mount, Namespace, Process, Resources, Root, Spec, dumps
@@ -375,14 +376,7 @@ async def test_processes_that_share_the_hosts_pid_namespace_end_with_the_first_o
     sandbox = await box.launch("sh", "-c", "sleep 1234.5 & exit 0", namespaces=("mount", "ipc", "uts"))
     assert (await box.exited(sandbox)).exit_code == 0
     await sandbox.request(protocol.Release())
-    commands = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                commands.append((entry / "cmdline").read_bytes())
-            except OSError:
-                continue
-    assert not any(b"1234.5" in command for command in commands)
+    assert not any("1234.5" in processes.title(pid) for pid in processes.every())
 
 
 async def test_many_lines_at_once_all_arrive(box):
