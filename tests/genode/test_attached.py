@@ -33,7 +33,7 @@ class Attached:
         self.report = self.work / "host" / "report"
         for each in (self.config, self.report):
             each.mkdir(parents=True)
-        for name in ("init.hsd", "vfs_cow.lib.so"):
+        for name in ("init.hsd", "vfs_cow.lib.so", "vfs_random.lib.so", "vfs_pipe.lib.so"):
             if (self.binaries / name).is_file():
                 shutil.copy(self.binaries / name, self.config)
         text = genode.documented()
@@ -174,6 +174,16 @@ def test_files_of_an_image_are_there_and_changes_stay_in_memory(attached: Attach
     for _ in range(2):
         done = engine.docker("run", "--rm", "-e", text, "cow")
         assert ", 0 failed" in done.stdout, done.stdout
+
+
+def test_device_nodes_are_those_whose_plugins_were_put_there(engine: EngineUnderTest, attached: Attached) -> None:
+    genode.binaries("vfs_random.lib.so", "vfs_pipe.lib.so", "test-dev_nodes")
+    genode.import_image(engine, "nodes", "test-dev_nodes", "test-dev_nodes")
+    wanted = ("+ hex /dev/random", "+ hex /dev/urandom", "+ pipe /dev/pipe | content: through it")
+    done = engine.docker("run", "--rm", "-e", config("+ vfs | + fs | label: root -> /", *wanted), "nodes")
+    lines = done.stdout.splitlines()
+    assert lines[2:] == ["piped: through it", "done"] and len(set(lines)) == 4 and lines[0].startswith("hex: ")
+    until(lambda: modules(attached) == [])
 
 
 def test_a_second_engine_is_refused(engine: EngineUnderTest, attached: Attached) -> None:

@@ -14,9 +14,11 @@ from capsa.errors import InvalidArgument
 from capsa.platform.genode import budget, compile, output
 from capsa.platform.genode.budget import MIB, Quota
 from capsa.platform.genode.bundle import Bundle
+from capsa.platform.genode.equipment import Equipment
 from capsa.platform.genode.log_file import LogFile
 from capsa.platform.genode.platform import GenodePlatform, Place, parse
 
+HAS = Equipment(cow=True)
 MADE = Bundle(name="c-1", binary="hello", roms=(("hello", "H" * 43),), quota=Quota(4 * MIB, 100), volatile=True)
 
 
@@ -61,7 +63,7 @@ def test_the_documented_configuration_is_one_and_delivers_what_containers_need()
 
 def test_changes_of_files_are_kept_in_memory() -> None:
     tree = compile.Tree("IMAGE", "")
-    text = " ".join(hid.write(compile.subinit(MADE, tree, cow=True)).split())
+    text = " ".join(hid.write(compile.subinit(MADE, tree, has=HAS)).split())
     assert "+ upper | limit: 16M | + ram + lower | + tar image" in text
     assert "lx_fs" not in text and "+ fs" not in text
     text = " ".join(hid.write(compile.subinit(MADE, tree)).split())
@@ -73,7 +75,7 @@ def test_changes_of_files_are_kept_in_memory() -> None:
 
 
 def _vfs(bundle: Bundle, tree: compile.Tree) -> hid.Node:
-    start = compile.subinit(bundle, tree, cow=True).node("start", "vfs")
+    start = compile.subinit(bundle, tree, has=HAS).node("start", "vfs")
     assert start is not None
     config = start.node("config")
     assert config is not None

@@ -16,9 +16,11 @@ from capsa.platform.genode import budget, bundle, compile, network, nodes, outpu
 from capsa.platform.genode.budget import MIB, Quota
 from capsa.platform.genode.bundle import Bundle, Link, Names, Volume
 from capsa.platform.genode.directory import Directory
+from capsa.platform.genode.equipment import Equipment, equipment
 from capsa.platform.genode.member import link_of
 from capsa.platform.protocol import Interface
 
+HAS = Equipment(cow=True, random=True, pipe=True)
 ROMS = {"hello": "H" * 43, "libc.lib.so": "L" * 43, "ld.lib.so": "X" * 43}
 SUBINIT = """\
 config
@@ -69,6 +71,9 @@ config
         + null
         + zero
         + log
+        + random
+        + random urandom
+        + dir pipe | + pipe
       + dir srv | + dir data | + fs | label: readonly-0 -> /
       + cow
         + upper | + fs | label: upper -> /
@@ -77,6 +82,7 @@ config
     + policy | label_prefix: exec-   | root: / | writeable: yes
   + route
     + service ROM | label_last: image | + parent | label: rom-IMAGE
+    + service ROM | label_last: seed  | + parent | label: rom-seed-c-1
     + service File_system             | + child files
     + any-service                     | + parent
 """
@@ -110,7 +116,7 @@ def test_a_sub_init_is_written_as_a_person_would() -> None:
     )
     tree = compile.Tree("IMAGE", "/host/tree/c-1/upper", {"/srv/data": "/host/tree/c-1/volume-0"})
     execs = [compile.Exec("exec-1", "hello")]
-    text = hid.write(compile.subinit(made, tree, execs, cow=True))
+    text = hid.write(compile.subinit(made, tree, execs, has=HAS))
     assert text.startswith(SUBINIT), text
     assert "+ start exec-1 | caps: 100 | ram: 4M\n" in text
     assert hid.write(hid.read(text)) == text
@@ -128,7 +134,7 @@ def test_what_a_bundle_does_not_ask_for_it_does_not_get() -> None:
 
 def test_an_image_that_is_read_only_and_has_no_volumes_needs_no_directories() -> None:
     made = msgspec.structs.replace(read(spec()), read_only=True)
-    text = hid.write(compile.subinit(made, compile.Tree("IMAGE", ""), cow=True))
+    text = hid.write(compile.subinit(made, compile.Tree("IMAGE", ""), has=HAS))
     assert "lx_fs" not in text and "cow" not in text and "writeable" not in text and "+ tar image" in text
     assert compile.quota(made) == budget.INIT + budget.VFS + made.quota
 
@@ -136,6 +142,33 @@ def test_an_image_that_is_read_only_and_has_no_volumes_needs_no_directories() ->
 def test_without_the_plugin_new_files_go_beside_the_image() -> None:
     text = hid.write(compile.subinit(read(spec()), compile.Tree("IMAGE", "/upper")))
     assert "      + fs | label: upper -> /\n      + tar image\n" in text and "cow" not in text
+
+
+def test_device_nodes_are_those_that_this_genode_has_plugins_for(tmp_path: Path) -> None:
+    text = hid.write(compile.subinit(read(spec()), compile.Tree("IMAGE", "/upper")))
+    assert "      + dir dev\n        + null\n        + zero\n        + log\n      + fs" in text and "seed" not in text
+    sentences = list(equipment(tmp_path).lacks())
+    assert len(sentences) == 3 and any("no /dev/urandom" in each and "vfs_random.lib.so" in each for each in sentences)
+    for plugin in ("cow", "random", "pipe"):
+        (tmp_path / f"vfs_{plugin}.lib.so").touch()
+    assert equipment(tmp_path) == HAS and not list(HAS.lacks())
+
+
+def test_the_seed_of_random_bytes_is_a_new_one_for_each_and_leads_to_its_vfs_alone(tmp_path: Path) -> None:
+    (tmp_path / "containers").mkdir()
+    where = Directory(tmp_path, tmp_path)
+    seeds = []
+    for name in ("c-1", "c-2", "c-1"):
+        where.prepare_container(name)
+        path = tmp_path / f"rom-seed-{name}"
+        assert path.stat().st_mode & 0o777 == 0o600
+        seeds.append(path.read_text())
+        assert len(bytes.fromhex(seeds[-1])) == 32
+        where.forget_container(name)
+        assert os.listdir(tmp_path / "containers") == [] and not path.exists()
+    assert len(set(seeds)) == 3
+    components = starts(compile.subinit(read(spec()), TREE, [compile.Exec("exec-1", "hello")], has=HAS))
+    assert [name for name, text in components.items() if "seed" in text] == ["vfs"]
 
 
 def test_the_fixed_part_is_the_same_each_time() -> None:
@@ -436,19 +469,20 @@ def waited(**changed: Any) -> tuple[dict[str, str], dict[str, str]]:
     """The components of the sub-init that waits, and those when it is this container's."""
     made = msgspec.structs.replace(Bundle(name="c-1", binary="hello", roms=(("hello", "H" * 43),)), **changed)
     unused = compile.keeps_unused(made)
-    later = compile.subinit(made, TREE, cow=True, waited=True, unused=unused)
-    return starts(compile.waiting("c-1", files=True)), starts(later)
+    later = compile.subinit(made, TREE, has=HAS, waited=True, unused=unused)
+    return starts(compile.waiting("c-1", files=True, has=HAS)), starts(later)
 
 
 def test_file_servers_that_have_waited_go_on_as_they_are() -> None:
     before, after = waited()
     assert set(before) == {"files", "vfs"} and set(after) == {"main", "files", "vfs"}
     assert after["files"] == before["files"] and "+ child vfs\n" in after["main"]
+    assert "+ random urandom\n" in before["vfs"] and "+ parent | label: rom-seed-c-1\n" in before["vfs"]
     # Nothing but the way to the image: what else changes it would only see after somebody has asked it for files.
     served, server = " ".join(before["vfs"].split()), " ".join(after["vfs"].split())
     route = "+ service ROM | label_last: image | + parent | label: rom-IMAGE "
     assert route in server and server.replace(route, "") == served
-    assert "rom-" not in before["vfs"] and "main ->" in before["vfs"] and "late: yes" in before["vfs"]
+    assert "rom-IMAGE" not in before["vfs"] and "main ->" in before["vfs"] and "late: yes" in before["vfs"]
 
 
 @pytest.mark.parametrize("changed", [{"read_only": True}, {"volumes": (Volume("/x", "/a", writable=False),)}])
@@ -477,13 +511,13 @@ def test_servers_without_use_stay_for_a_while_where_nobody_lacks_what_they_have(
 
 
 def test_the_server_of_directories_that_waits_has_those_of_one_container_only() -> None:
-    policies = hid.read(hid.write(compile.waiting("sub-7", files=True))).node("start", "files")
+    policies = hid.read(hid.write(compile.waiting("sub-7", files=True, has=HAS))).node("start", "files")
     assert policies is not None
     config = policies.node("config")
     assert config is not None and {each.get("root").rpartition("/")[0] for each in config.nodes("policy")} == {
         "/host/tree/sub-7"
     }
-    assert not compile.waiting("sub-7", files=False).nodes("start")
+    assert not compile.waiting("sub-7", files=False, has=HAS).nodes("start")
 
 
 @pytest.mark.parametrize("name", ["a|b", 'a"b', "a\\b", "\x01", "é", "a,b", "a b", "", "x" * 64])

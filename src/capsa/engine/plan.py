@@ -40,8 +40,10 @@ def _on_genode(engine: Engine, container: Container, spec: Spec, layers: list[st
     contents = Images(engine.root / "genode").get(layers)
     made = bundle.read(spec, container.name, contents.roms, contents.texts)
     made = msgspec.structs.replace(made, volatile=engine.genode is not None and engine.genode.attached)
-    cow = engine.genode is not None and engine.genode.has_cow
+    has = engine.genode.equipment if engine.genode is not None else compile.BARE
     start = compile.containers([compile.entry(made)]).node("start", made.name)
     assert start is not None
-    inner = compile.subinit(made, compile.tree(made, contents.archive), cow=cow)
+    inner = compile.subinit(made, compile.tree(made, contents.archive), has=has)
+    for sentence in has.lacks() if made.files else ():
+        inner.content.append(hid.Comment(sentence))
     return f"{hid.write(start)}\n{hid.write(inner)}"

@@ -17,6 +17,7 @@ from capsa.hid import Node
 from capsa.platform.genode import budget, network
 from capsa.platform.genode.budget import Quota
 from capsa.platform.genode.bundle import BASE_SERVICES, MAIN, Bundle
+from capsa.platform.genode.equipment import Equipment
 from capsa.platform.genode.nodes import anything_of_the_parent, node, provided, provides, quoted, routed, to_child
 
 CONTAINERS = "containers"
@@ -27,6 +28,7 @@ SYSTEM = (
 )
 CONFIG_PREFIX = "config-"
 ROM_PREFIX = "rom-"
+SEED_PREFIX = f"{ROM_PREFIX}seed-"  # of what a container's random bytes are made of
 EXEC_PREFIX = "exec-"
 REPORT = "state"
 TREES = "/host/tree"
@@ -46,7 +48,8 @@ SPARE_SERVICES = ("Timer",)
 SPARE_VOLUMES = 2
 VFS, OWN_VFS = "vfs", "vfs-own"  # the latter where one has waited that the container has no use for
 FILE_SERVERS = ("files", VFS)
-IMAGE = "image"  # what a VFS calls the image's archive; the route of it says which that is
+IMAGE, SEED = "image", "seed"  # what a VFS calls its ROM modules; the routes of them say which those are
+BARE = Equipment()
 _FILE_ROMS = ("vfs", "lx_fs")
 _HOST_ROMS = ("ld.lib.so", "init", *_FILE_ROMS, *network.ROMS)
 # Services that a sub-init may pass on; which of them a component gets, its routes say.
@@ -263,21 +266,21 @@ def components(bundle: Bundle) -> int:
     return 2 + bundle.files + _has_directories(bundle) + len(list(network.components(bundle)))
 
 
-def waiting(name: str, *, files: bool) -> Node:
+def waiting(name: str, *, files: bool, has: Equipment) -> Node:
     """The configuration of a sub-init that waits for a container; ``files``: its file servers wait as well."""
     root = _empty(SPARE_SERVICES)
-    for each in _waiting_servers(name) if files else ():
+    for each in _waiting_servers(name, has) if files else ():
         root.add(each)
     return root
 
 
-def _waiting_servers(name: str) -> Iterable[Node]:
+def _waiting_servers(name: str, has: Equipment) -> Iterable[Node]:
     """File servers as most containers need them, before there is one: what they serve is put in its place later."""
     numbers = range(SPARE_VOLUMES)
     volumes = [(n, _volume_place(name, n), writable) for n in numbers for writable in (True, False)]
     policies = [*_policies(VFS, _upper_place(name), []), *_policies(OWN_VFS, _upper_place(name), volumes)]
     yield _files(policies)
-    yield _late_vfs()
+    yield _late_vfs(name, has)
 
 
 def suits_late(bundle: Bundle) -> bool:
@@ -302,13 +305,13 @@ def subinit(
     tree: Tree | None = None,
     execs: Sequence[Exec] = (),
     *,
-    cow: bool = False,
+    has: Equipment = BARE,
     waited: bool = False,
     unused: bool = False,
 ) -> Node:
     """The configuration of a container's sub-init.
 
-    ``cow``: this Genode has the plugin of that name; ``waited``: there were file servers before the container
+    ``has``: what this Genode offers to files; ``waited``: there were file servers before the container
     (`waiting`), and with ``unused`` those that it does not need are there still.
     """
     root = _empty(_of_the_parent(bundle))
@@ -319,7 +322,7 @@ def subinit(
     if bundle.files:
         if tree is None:
             raise InvalidArgument(f"the files of container {bundle.name} are nowhere")
-        for each in _file_servers(bundle, tree, cow, waited):
+        for each in _file_servers(bundle, tree, has, waited):
             root.add(each)
     for each in network.components(bundle):
         root.add(each)
@@ -327,23 +330,23 @@ def subinit(
         root.add(_exec(bundle, wanted, vfs))
     if waited and unused:
         there = {each.name for each in root.nodes("start")}
-        for each in _waiting_servers(bundle.name):
+        for each in _waiting_servers(bundle.name, has):
             if each.name not in there:
                 root.add(each)
     return root
 
 
-def _file_servers(bundle: Bundle, tree: Tree, cow: bool, waited: bool) -> Iterable[Node]:
+def _file_servers(bundle: Bundle, tree: Tree, has: Equipment, waited: bool) -> Iterable[Node]:
     if _has_directories(bundle):
         if waited:
-            yield next(each for each in _waiting_servers(bundle.name) if each.name == "files")
+            yield next(each for each in _waiting_servers(bundle.name, has) if each.name == "files")
         else:
             volumes = [(n, tree.volumes[each.target], each.writable) for n, each in enumerate(bundle.volumes)]
             yield _files(_policies(VFS, "" if bundle.read_only else tree.upper, volumes))
     if waited and suits_late(bundle):
-        yield _late_vfs(tree.image)
+        yield _late_vfs(bundle.name, has, tree.image)
     else:
-        yield _vfs(_vfs_name(bundle, waited), bundle, tree, cow)
+        yield _vfs(_vfs_name(bundle, waited), bundle, tree, has)
 
 
 def _vfs_name(bundle: Bundle, waited: bool) -> str:
@@ -387,35 +390,44 @@ def _files(policies: Iterable[Node]) -> Node:
     )
 
 
-def _vfs(name: str, bundle: Bundle, tree: Tree, cow: bool) -> Node:
-    content = [_devices()]
+def _vfs(name: str, bundle: Bundle, tree: Tree, has: Equipment) -> Node:
+    content = [_devices(has)]
     for number, volume in enumerate(bundle.volumes):
         content.append(_at(volume.target, node("fs", label=f"{_volume(number, volume.writable)} -> /")))
     upper = node("ram") if bundle.volatile else node("fs", label="upper -> /")
     bound = {"limit": budget.shown(CHANGES.ram)} if bundle.volatile else {}
     if bundle.read_only:
         content.append(node("tar", IMAGE))
-    elif cow:
+    elif has.cow:
         content.append(_cow(upper, **bound))
     else:  # new files at the top work; a file of the image cannot be changed, see docs/genode.md
         content += [upper, node("tar", IMAGE)]
-    directories, writable = _has_directories(bundle), not bundle.read_only
-    return _vfs_server(name, content, vfs_quota(bundle), tree.image, directories, writable)
+    routes = [_own_rom(IMAGE, ROM_PREFIX + tree.image), *_seed_routes(bundle.name, has)]
+    if _has_directories(bundle):
+        routes.append(to_child("File_system", "files"))
+    return _vfs_server(name, content, vfs_quota(bundle), routes, writable=not bundle.read_only)
 
 
-def _late_vfs(image: str = "") -> Node:
+def _late_vfs(container: str, has: Equipment, image: str = "") -> Node:
     """One that looks at the container's files when somebody else does: so it is the same before there is an image."""
     made = _cow(node("fs", label="upper -> /"))
     made.set("late", True)
-    return _vfs_server(VFS, [_devices(), made], budget.VFS, image, True, True)
+    routes = [_own_rom(IMAGE, ROM_PREFIX + image)] if image else []
+    routes += [*_seed_routes(container, has), to_child("File_system", "files")]
+    return _vfs_server(VFS, [_devices(has), made], budget.VFS, routes, writable=True)
 
 
-def _vfs_server(
-    name: str, content: Iterable[Node], quota: Quota, image: str, directories: bool, writable: bool
-) -> Node:
-    routes = [node("service", "ROM", node("parent", label=ROM_PREFIX + image), label_last=IMAGE)] if image else []
-    if directories:
-        routes.append(to_child("File_system", "files"))
+def _own_rom(name: str, known: str) -> Node:
+    """What a VFS calls ``name`` is the ROM module ``known``."""
+    return node("service", "ROM", node("parent", label=known), label_last=name)
+
+
+def _seed_routes(container: str, has: Equipment) -> Iterable[Node]:
+    """Nobody but its VFS gets at what makes a container's random bytes."""
+    return [_own_rom(SEED, SEED_PREFIX + container)] if has.random else []
+
+
+def _vfs_server(name: str, content: Iterable[Node], quota: Quota, routes: Iterable[Node], *, writable: bool) -> Node:
     flags: dict[str, Any] = {"writeable": True} if writable else {}
     policies = [node("policy", label_prefix=prefix, root="/", **flags) for prefix in (f"{MAIN} ->", EXEC_PREFIX)]
     return node(
@@ -430,8 +442,13 @@ def _vfs_server(
     )
 
 
-def _devices() -> Node:
-    return node("dir", "dev", node("null"), node("zero"), node("log"))
+def _devices(has: Equipment) -> Node:
+    made = node("dir", "dev", node("null"), node("zero"), node("log"))
+    for each in ("random", "urandom") if has.random else ():
+        made.add(node("random", "" if each == "random" else each))
+    if has.pipe:
+        made.add(node("dir", "pipe", node("pipe")))
+    return made
 
 
 def _cow(upper: Node, **bound: str) -> Node:

@@ -13,21 +13,25 @@ from pathlib import Path
 
 from capsa import hid
 from capsa.errors import CapsaError, LaunchFailed, reason
-from capsa.platform.genode.compile import CONFIG_PREFIX, CONTAINERS, REPORT
+from capsa.platform.genode.compile import CONFIG_PREFIX, CONTAINERS, REPORT, SEED_PREFIX
 from capsa.platform.genode.report import State, read
 
 MOST = 1 << 20  # bytes of a report
 CHECKED = ("init", "nic_router")
+SEED_BYTES = 32  # what the plugin `random` takes, written as digits
 
 
 class Directory:
     """``config`` and ``report`` of one Genode."""
 
-    def __init__(self, config: Path, report: Path, schemas: Mapping[str, hid.Schema] | None = None) -> None:
-        """``schemas`` of programs, where the Genode brings them along."""
+    def __init__(
+        self, config: Path, report: Path, schemas: Mapping[str, hid.Schema] | None = None, roms: Path | None = None
+    ) -> None:
+        """``schemas`` of programs, where the Genode brings them along; ``roms``: where ROM modules are, if apart."""
         self.config = config
         self.report = report
         self._schemas = schemas or {}
+        self._roms = roms or config
 
     def write_containers(self, document: hid.Node, version: int) -> None:
         """The configuration of all containers; the report on it repeats ``version``.
@@ -40,10 +44,23 @@ class Directory:
         """That of one container's sub-init, likewise; raises `LaunchFailed`."""
         self._write(CONFIG_PREFIX + name, document, version)
 
+    def prepare_container(self, name: str, *, seed: bool = True) -> Path:
+        """What a sub-init finds when it begins: where its reports go (returned), and a ``seed`` for random bytes."""
+        where = self.reports_of(name)
+        where.mkdir(exist_ok=True)
+        if not seed:
+            return where
+        owner = self._roms.stat()  # where somebody else has started the Genode, it is theirs to read
+        with open(self._roms / (SEED_PREFIX + name), "w", opener=_private) as file:
+            os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+            file.write(os.urandom(SEED_BYTES).hex())
+        return where
+
     def forget_container(self, name: str) -> None:
-        """Its sub-init is gone: so are its configuration and its reports."""
-        with contextlib.suppress(OSError):
-            os.unlink(self.config / (CONFIG_PREFIX + name))
+        """Its sub-init is gone: so are its configuration, its seed and its reports."""
+        for path in (self.config / (CONFIG_PREFIX + name), self._roms / (SEED_PREFIX + name)):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
         where = self.reports_of(name)
         with contextlib.suppress(OSError):
             for entry in os.listdir(where):
@@ -108,3 +125,7 @@ def schemas_of(binaries: Path) -> dict[str, hid.Schema]:
         except (OSError, ValueError, hid.HidError) as error:
             raise CapsaError(f"cannot use the schema {path}: {error}") from error
     return found
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

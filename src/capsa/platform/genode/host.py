@@ -28,6 +28,7 @@ from capsa.platform.connection import failure_of
 from capsa.platform.genode import budget, bundle, compile, network, processes, spare
 from capsa.platform.genode.budget import Quota
 from capsa.platform.genode.directory import Directory, schemas_of
+from capsa.platform.genode.equipment import equipment
 from capsa.platform.genode.image import Images
 from capsa.platform.genode.member import Member, link_of, names_of
 from capsa.platform.genode.names import NameSockets
@@ -96,9 +97,9 @@ class GenodeHost:
         self.members: dict[str, Member] = {}
         binaries = Path(settings.binaries)
         host = Path(settings.work, "host")
-        self._directory = Directory(host / "config", host / "report", schemas_of(binaries))
+        self._directory = Directory(host / "config", host / "report", schemas_of(binaries), Path(settings.work))
         self._images = Images(Path(settings.store))
-        self._cow = (binaries / "vfs_cow.lib.so").is_file()
+        self._has = equipment(binaries)
         self._engines: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._inotify = Inotify()
@@ -119,7 +120,7 @@ class GenodeHost:
         self._taps = Taps()
         self._warned = False  # of the driver of networks
         self._given = compile.CONFIGS  # to all that are in the newest configuration
-        self._reserve = Reserve(self._directory, files=_has_late(binaries))
+        self._reserve = Reserve(self._directory, self._has, files=_has_late(binaries))
 
     @property
     def notice(self) -> str:
@@ -226,6 +227,8 @@ class GenodeHost:
                 os.umask(before)
         finally:
             os.close(directory)
+        for each in self._has.lacks():
+            print(each, file=sys.stderr, flush=True)
         self._listener.listen(8)
         self._listener.setblocking(False)
         self.loop.watch(self._listener.fileno(), READ, self._accept)
@@ -323,7 +326,7 @@ class GenodeHost:
         member = Member(self, launch, made, tree, contents.texts)
         member.names = names
         if not spare_suits:
-            self._watch_reports(name)
+            self._watch_reports(name, files=made.files)
         else:
             self._reserve.take()
             member.least = member.granted = compile.SPARE
@@ -445,7 +448,7 @@ class GenodeHost:
             member.awaits = self._write()
 
     def _write_container(self, member: Member) -> None:
-        self._directory.write_container(member.name, member.subinit(self._cow), member.version + 1)
+        self._directory.write_container(member.name, member.subinit(self._has), member.version + 1)
         member.version += 1
 
     def _go_on(self) -> None:
@@ -523,7 +526,7 @@ class GenodeHost:
         try:
             if self._reserve.files:  # its file server opens that directory, and what is put there later
                 self._place(f"{compile.TREES}/{name}/upper").mkdir(parents=True)
-            self._watch_reports(name)
+            self._watch_reports(name, files=True)
             self._reserve.make(name)
         except BaseException:
             self._forget_reports(name)
@@ -602,10 +605,9 @@ class GenodeHost:
     def _watch(self, directory: Path, name: str) -> None:
         self._watched[self._inotify.add(directory, _EVENTS)] = name
 
-    def _watch_reports(self, name: str) -> None:
-        """Make the directory of a sub-init's reports, and notice them."""
-        where = self._directory.reports_of(name)
-        where.mkdir(exist_ok=True)
+    def _watch_reports(self, name: str, *, files: bool) -> None:
+        """Make the directory of a sub-init's reports, and notice them; ``files``: its container may have some."""
+        where = self._directory.prepare_container(name, seed=files and self._has.random)
         self._watch(where, name)
 
     def _forget_reports(self, name: str) -> None:
@@ -689,7 +691,7 @@ class GenodeHost:
                 f"init -> {compile.CONTAINERS} -> {each.name}" + (f" -> {name}" if name else ""): (each, name)
                 for each in self.members.values()
                 if each.status.state == "running"
-                for name in each.components(self._cow)
+                for name in each.components(self._has)
             }
             waiting = [
                 f"init -> {compile.CONTAINERS} -> {self._reserve.name}" + (f" -> {name}" if name else "")

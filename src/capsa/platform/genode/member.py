@@ -19,6 +19,7 @@ from capsa.platform.genode import budget, bundle, compile, network, output
 from capsa.platform.genode.budget import Quota
 from capsa.platform.genode.bundle import MAIN, Bundle, Link, Names, rom_name
 from capsa.platform.genode.compile import Exec
+from capsa.platform.genode.equipment import Equipment
 from capsa.platform.genode.names import NameSockets
 from capsa.platform.genode.report import Child, State
 from capsa.platform.log import LogWriter
@@ -151,10 +152,10 @@ class Member:
         """Its part of the configuration of all containers."""
         return compile.entry(self.bundle, self.quota, waited=self.waited)
 
-    def subinit(self, cow: bool) -> Node:
+    def subinit(self, has: Equipment) -> Node:
         """The configuration of its sub-init."""
         execs = [each.wanted for each in self.execs.values()]
-        return compile.subinit(self.bundle, self.tree, execs, cow=cow, waited=self.waited, unused=self.unused)
+        return compile.subinit(self.bundle, self.tree, execs, has=has, waited=self.waited, unused=self.unused)
 
     # -- what engines ask for
 
@@ -432,11 +433,11 @@ class Member:
         if line.end is not None and self.status.state == "running":
             self.end(137, f"its component {line.component or 'init'} has ended: {line.end[1]}")
 
-    def components(self, cow: bool) -> list[str]:
+    def components(self, has: Equipment) -> list[str]:
         """Those that run, as far as is known; an empty name for its sub-init."""
         waiting = {each.wanted.name for each in self.execs.values() if each.answer is not None}
         there = {MAIN, *self._there} - waiting
-        return ["", *(each.name for each in self.subinit(cow).nodes("start") if each.name in there)]
+        return ["", *(each.name for each in self.subinit(has).nodes("start") if each.name in there)]
 
     def crashed(self, component: str, what: str) -> None:
         """The kernel has ended one of its components."""

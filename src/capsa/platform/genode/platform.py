@@ -15,6 +15,7 @@ import msgspec
 from capsa import errors
 from capsa.errors import InvalidArgument, LaunchFailed, Unavailable
 from capsa.platform import packets, sandbox
+from capsa.platform.genode.equipment import Equipment, equipment
 from capsa.platform.genode.host import Settings, missing
 from capsa.platform.genode.image import Images
 from capsa.platform.protocol import Launch
@@ -60,9 +61,9 @@ class GenodePlatform:
         self._lock = asyncio.Lock()
 
     @property
-    def has_cow(self) -> bool:
-        """Whether this Genode has the plugin that makes files of an image writable."""
-        return Path(self._settings.binaries, "vfs_cow.lib.so").is_file()
+    def equipment(self) -> Equipment:
+        """What this Genode offers to the files of containers."""
+        return equipment(Path(self._settings.binaries))
 
     def control(self, container: str) -> Path:
         """Where engines reach the sub-init of ``container``."""

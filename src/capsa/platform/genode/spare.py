@@ -16,6 +16,7 @@ from capsa.platform.genode import budget, compile
 from capsa.platform.genode.budget import Quota
 from capsa.platform.genode.bundle import Bundle
 from capsa.platform.genode.directory import Directory
+from capsa.platform.genode.equipment import Equipment
 
 PREFIX = "sub-"
 VERSION = 1  # of its own configuration, while it waits
@@ -38,13 +39,14 @@ def affordable(left: Quota, used: int, limit: int) -> bool:
 class Reserve:
     """The one that waits, if there is one, and those that are about to go."""
 
-    def __init__(self, directory: Directory, *, files: bool = False) -> None:
+    def __init__(self, directory: Directory, has: Equipment, *, files: bool = False) -> None:
         """``files``: this Genode has what it takes for file servers to wait as well."""
         self.name = ""
         self.files = files
         self._made = 0.0
         self._there: list[str] = []
         self._directory = directory
+        self._has = has
         self._dropped: dict[str, int] = {}  # by the configuration of all that is without them
         self._not_before = 0.0
 
@@ -60,7 +62,7 @@ class Reserve:
 
     def make(self, name: str) -> None:
         """Have one of that name with the next configuration of all; raises `LaunchFailed`."""
-        self._directory.write_container(name, compile.waiting(name, files=self.files), VERSION)
+        self._directory.write_container(name, compile.waiting(name, files=self.files, has=self._has), VERSION)
         self.name = name
         self._made = time.monotonic()
 
