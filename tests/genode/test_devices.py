@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from fixtures import genode
 from fixtures.base_linux import BaseLinux
 from fixtures.engine import EngineUnderTest
-from fixtures.genode import config, has, waiting
+from fixtures.genode import component, config, has, waiting
+from fixtures.wait import until
 
 PROGRAM = "test-dev_nodes"
 FILES = "+ vfs | + fs | label: root -> /"
@@ -99,19 +101,41 @@ def test_a_pipe_leads_from_one_end_to_the_other(engine: EngineUnderTest) -> None
     assert (done.returncode, done.stdout) == (0, "piped: through it\ndone\n")
 
 
+def test_a_clock_shows_the_time_of_the_host(engine: EngineUnderTest) -> None:
+    genode.binaries("linux_rtc")
+    flags = ("-l", "org.genode.services=Rtc")
+    engine.docker("run", "-d", "--name", "one", *flags, "-e", steps("+ read /dev/rtc", "+ sleep"), "nodes")
+    until(lambda: engine.docker("logs", "one").stdout.endswith("done\n"))
+    outputs = [
+        engine.docker("logs", "one").stdout,
+        engine.docker("exec", "-e", steps("+ read /dev/rtc"), "one", PROGRAM).stdout,
+        # by a session of its own
+        engine.docker("exec", "-e", config("+ vfs | + rtc", "+ read /rtc"), "one", PROGRAM).stdout,
+    ]
+    now = datetime.now(UTC).replace(tzinfo=None)
+    for output in outputs:
+        shown = datetime.strptime(output, "read: %Y-%m-%d %H:%M:%S\ndone\n")
+        assert timedelta(seconds=-1) <= now - shown < timedelta(seconds=20)
+    assert component("one", engine, "rtc")
+    done = engine.docker("run", "--rm", "-e", steps("+ read /dev/rtc"), "nodes")
+    assert done.stdout == "none: /dev/rtc\ndone\n"  # who does not ask has none
+
+
 def test_without_the_plugins_the_rest_is_there(engine: EngineUnderTest, tmp_path: Path) -> None:
     for path in genode.binaries().iterdir():
-        if path.name not in ("vfs_random.lib.so", "vfs_pipe.lib.so"):
+        if path.name not in ("vfs_random.lib.so", "vfs_pipe.lib.so", "linux_rtc"):
             (tmp_path / path.name).symlink_to(path)
     poor = EngineUnderTest.start("--platform", f"genode={tmp_path}")
     try:
         genode.import_image(poor, "nodes", PROGRAM, PROGRAM)
-        wanted = steps("+ hex /dev/zero | bytes: 4", "+ hex /dev/urandom", "+ pipe /dev/pipe")
-        done = poor.docker("run", "--rm", "-e", wanted, "nodes")
-        assert done.stdout == "hex: 00000000\nnone: /dev/urandom\nnone: /dev/pipe\ndone\n"
+        wanted = steps("+ hex /dev/zero | bytes: 4", "+ hex /dev/urandom", "+ pipe /dev/pipe", "+ read /dev/rtc")
+        absent = "hex: 00000000\nnone: /dev/urandom\nnone: /dev/pipe\nnone: /dev/rtc\ndone\n"
+        for flags in ((), ("-l", "org.genode.services=Rtc")):
+            assert poor.docker("run", "--rm", *flags, "-e", wanted, "nodes").stdout == absent
         said = ". there is no /dev/random and no /dev/urandom: this Genode has no vfs_random.lib.so\n"
         assert said in poor.capsa("plan", "nodes").stdout
-        assert said[2:] in (poor.run / "genode.log").read_text()
+        log = (poor.run / "genode.log").read_text()
+        assert said[2:] in log and "no service Rtc and no /dev/rtc: this Genode has no linux_rtc\n" in log
     finally:
         poor.close()
 

@@ -71,6 +71,7 @@ config
         + null
         + zero
         + log
+        + rtc
         + random
         + random urandom
         + dir pipe | + pipe
@@ -152,6 +153,34 @@ def test_device_nodes_are_those_that_this_genode_has_plugins_for(tmp_path: Path)
     for plugin in ("cow", "random", "pipe"):
         (tmp_path / f"vfs_{plugin}.lib.so").touch()
     assert equipment(tmp_path) == HAS and not list(HAS.lacks())
+
+
+def test_a_clock_is_a_driver_of_the_containers_own_where_this_genode_has_one(tmp_path: Path) -> None:
+    asking = read(spec(services="Rtc"))
+    without = HAS.provide(asking)
+    components = starts(compile.subinit(without, TREE, has=HAS))
+    assert set(components) == {"main", "files", "vfs"} and "+ rtc\n" not in components["vfs"]
+    (said,) = HAS.withholds(without)
+    assert said == "there is no service Rtc and no /dev/rtc: this Genode has no linux_rtc"
+    (tmp_path / "linux_rtc").touch()
+    made = equipment(tmp_path).provide(asking)
+    assert not list(HAS.withholds(made))
+    document = compile.subinit(made, TREE, [compile.Exec("exec-1", "hello")], has=HAS)
+    components = starts(document)
+    assert "+ rtc\n" in components["vfs"] and "+ binary linux_rtc\n" in components["rtc"]
+    assert "ld: no" in components["rtc"].splitlines()[0] and "+ provides | + service Rtc" in components["rtc"]
+    for name in ("main", "vfs", "exec-1"):
+        assert "+ service Rtc" in components[name] and "+ child rtc" in components[name], name
+    assert "Rtc" not in hid.write(document).partition("+ report")[0]  # nor of its parent
+    outer = " ".join(hid.write(compile.containers([compile.entry(made)])).split())
+    assert "+ service ROM | label_last: linux_rtc | + parent" in outer
+    assert "Rtc" not in outer[outer.index("+ start c-1") :]
+    assert compile.quota(made) == compile.quota(asking) + compile.DRIVER
+    assert compile.components(made) == compile.components(asking) + 1 and not compile.suits_spare(made)
+    # Of one that somebody else has started, the services are what it has, whatever programs were put there.
+    attached = equipment(tmp_path, attached=True).provide(asking)
+    components = starts(compile.subinit(attached, TREE, has=HAS))
+    assert attached == asking and "rtc" not in components and "+ rtc\n" in components["vfs"]
 
 
 def test_the_seed_of_random_bytes_is_a_new_one_for_each_and_leads_to_its_vfs_alone(tmp_path: Path) -> None:

@@ -41,9 +41,10 @@ def _on_genode(engine: Engine, container: Container, spec: Spec, layers: list[st
     made = bundle.read(spec, container.name, contents.roms, contents.texts)
     made = msgspec.structs.replace(made, volatile=engine.genode is not None and engine.genode.attached)
     has = engine.genode.equipment if engine.genode is not None else compile.BARE
+    made = has.provide(made)
     start = compile.containers([compile.entry(made)]).node("start", made.name)
     assert start is not None
     inner = compile.subinit(made, compile.tree(made, contents.archive), has=has)
-    for sentence in has.lacks() if made.files else ():
+    for sentence in (*(has.lacks() if made.files else ()), *has.withholds(made)):
         inner.content.append(hid.Comment(sentence))
     return f"{hid.write(start)}\n{hid.write(inner)}"

@@ -68,6 +68,7 @@ class Bundle(msgspec.Struct, frozen=True):
     their content by; ``quota`` is that of the main component alone. ``network``: it may use the networks that it has
     ``links`` to, now or later, by the program ``driver``; ``servers``: addresses of name servers, asked where
     ``names`` does not answer. ``volatile``: what changes of its files is kept in memory, as long as it runs.
+    ``drivers``: programs that provide a service for it alone; ``absent``: services of its that this Genode lacks.
     """
 
     name: str
@@ -90,6 +91,8 @@ class Bundle(msgspec.Struct, frozen=True):
     names: Names | None = None
     servers: tuple[str, ...] = ()
     volatile: bool = False
+    drivers: tuple[tuple[str, str], ...] = ()
+    absent: tuple[str, ...] = ()
 
 
 def rom_name(path: str) -> str:

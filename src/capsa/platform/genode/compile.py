@@ -17,7 +17,7 @@ from capsa.hid import Node
 from capsa.platform.genode import budget, network
 from capsa.platform.genode.budget import Quota
 from capsa.platform.genode.bundle import BASE_SERVICES, MAIN, Bundle
-from capsa.platform.genode.equipment import Equipment
+from capsa.platform.genode.equipment import DRIVERS, Equipment, devices
 from capsa.platform.genode.nodes import anything_of_the_parent, node, provided, provides, quoted, routed, to_child
 
 CONTAINERS = "containers"
@@ -41,6 +41,7 @@ PRIORITIES = 4
 FILES = Quota(8 * budget.MIB, 40)
 VOLUME = Quota(0, 20)  # what the VFS needs for one more session
 CHANGES = Quota(16 * budget.MIB, 20)  # of files, where they are kept in memory
+DRIVER = Quota(2 * budget.MIB, 60)
 CONFIGS = Quota(16 * budget.MIB, 500)
 OUTERMOST = Quota(16 * budget.MIB, 500)
 SPARE = Quota(30 * budget.MIB, 420)  # what a container with files takes, and two volumes
@@ -51,7 +52,7 @@ FILE_SERVERS = ("files", VFS)
 IMAGE, SEED = "image", "seed"  # what a VFS calls its ROM modules; the routes of them say which those are
 BARE = Equipment()
 _FILE_ROMS = ("vfs", "lx_fs")
-_HOST_ROMS = ("ld.lib.so", "init", *_FILE_ROMS, *network.ROMS)
+_HOST_ROMS = ("ld.lib.so", "init", *_FILE_ROMS, *network.ROMS, *DRIVERS.values())
 # Services that a sub-init may pass on; which of them a component gets, its routes say.
 _OFFERED = ("ROM", *BASE_SERVICES, "Timer", "Report", "Rtc", "Trace", "Gui", "Event")
 
@@ -101,6 +102,7 @@ class Entry(msgspec.Struct, frozen=True):
     files: bool = True
     network: bool = False
     priority: int = 0
+    drivers: tuple[str, ...] = ()
 
 
 # ---- the fixed part ----
@@ -163,7 +165,8 @@ def entry(bundle: Bundle, total: Quota | None = None, *, waited: bool = False) -
     ``waited``: as of `subinit`. The routes of file servers stay: to lose one that is in use is the end of an `init`.
     """
     services, files = _of_the_parent(bundle), bundle.files or waited
-    return Entry(bundle.name, total or quota(bundle), services, files, bundle.network, bundle.priority)
+    drivers = tuple(program for _service, program in bundle.drivers)
+    return Entry(bundle.name, total or quota(bundle), services, files, bundle.network, bundle.priority, drivers)
 
 
 def spare(name: str) -> Entry:
@@ -178,7 +181,7 @@ def suits_spare(bundle: Bundle) -> bool:
 
 
 def _of_the_parent(bundle: Bundle) -> tuple[str, ...]:
-    return tuple(name for name in bundle.services if name != "Nic")
+    return tuple(name for name in bundle.services if name != "Nic" and name not in dict(bundle.drivers))
 
 
 def containers(entries: Iterable[Entry]) -> Node:
@@ -213,6 +216,7 @@ def _container(entry: Entry) -> Node:
                 *("ld.lib.so", "init"),
                 *(_FILE_ROMS if entry.files else ()),
                 *(network.ROMS if entry.network else ()),
+                *entry.drivers,
             )
         ),
         node("service", "ROM", node("parent"), label_suffix=".lib.so"),
@@ -241,6 +245,8 @@ def quota(bundle: Bundle, execs: int = 0) -> Quota:
     if _has_directories(bundle):
         total = total + FILES
     total = total + network.quota(bundle)
+    for _ in bundle.drivers:
+        total = total + DRIVER
     for _ in range(execs):
         total = total + exec_quota(bundle)
     return total
@@ -263,7 +269,8 @@ def vfs_quota(bundle: Bundle) -> Quota:
 
 def components(bundle: Bundle) -> int:
     """How many there are in its sub-init at first, with itself."""
-    return 2 + bundle.files + _has_directories(bundle) + len(list(network.components(bundle)))
+    servers = bundle.files + _has_directories(bundle) + len(bundle.drivers)
+    return 2 + servers + len(list(network.components(bundle)))
 
 
 def waiting(name: str, *, files: bool, has: Equipment) -> Node:
@@ -326,6 +333,8 @@ def subinit(
             root.add(each)
     for each in network.components(bundle):
         root.add(each)
+    for service, program in bundle.drivers:
+        root.add(_driver(service, program))
     for wanted in execs:
         root.add(_exec(bundle, wanted, vfs))
     if waited and unused:
@@ -376,6 +385,25 @@ def _volume(number: int, writable: bool) -> str:
     return f"{'volume' if writable else 'readonly'}-{number}"
 
 
+def _driver(service: str, program: str) -> Node:
+    return node(
+        "start",
+        service.lower(),
+        node("binary", program),
+        provides(service),
+        node("config"),
+        routed(anything_of_the_parent()),
+        caps=DRIVER.caps,
+        ram=budget.shown(DRIVER.ram),
+        ld=False,
+    )
+
+
+def _to_drivers(bundle: Bundle) -> Iterable[Node]:
+    """Where sessions of services lead that drivers provide."""
+    return [to_child(service, service.lower()) for service, _program in bundle.drivers]
+
+
 def _files(policies: Iterable[Node]) -> Node:
     return node(
         "start",
@@ -391,7 +419,7 @@ def _files(policies: Iterable[Node]) -> Node:
 
 
 def _vfs(name: str, bundle: Bundle, tree: Tree, has: Equipment) -> Node:
-    content = [_devices(has)]
+    content = [_devices(has, *devices(bundle))]
     for number, volume in enumerate(bundle.volumes):
         content.append(_at(volume.target, node("fs", label=f"{_volume(number, volume.writable)} -> /")))
     upper = node("ram") if bundle.volatile else node("fs", label="upper -> /")
@@ -405,6 +433,7 @@ def _vfs(name: str, bundle: Bundle, tree: Tree, has: Equipment) -> Node:
     routes = [_own_rom(IMAGE, ROM_PREFIX + tree.image), *_seed_routes(bundle.name, has)]
     if _has_directories(bundle):
         routes.append(to_child("File_system", "files"))
+    routes += _to_drivers(bundle)
     return _vfs_server(name, content, vfs_quota(bundle), routes, writable=not bundle.read_only)
 
 
@@ -442,8 +471,8 @@ def _vfs_server(name: str, content: Iterable[Node], quota: Quota, routes: Iterab
     )
 
 
-def _devices(has: Equipment) -> Node:
-    made = node("dir", "dev", node("null"), node("zero"), node("log"))
+def _devices(has: Equipment, *more: str) -> Node:
+    made = node("dir", "dev", node("null"), node("zero"), node("log"), *map(node, more))
     for each in ("random", "urandom") if has.random else ():
         made.add(node("random", "" if each == "random" else each))
     if has.pipe:
@@ -518,5 +547,6 @@ def _component_routes(bundle: Bundle, vfs: str) -> Node:
         routes.append(to_child("File_system", vfs))
     if bundle.network:
         routes.append(to_child("Nic", network.ROUTER))
+    routes += _to_drivers(bundle)
     routes += [node("service", name, node("parent")) for name in (*BASE_SERVICES, *_of_the_parent(bundle))]
     return routed(*routes)

@@ -99,7 +99,7 @@ class GenodeHost:
         host = Path(settings.work, "host")
         self._directory = Directory(host / "config", host / "report", schemas_of(binaries), Path(settings.work))
         self._images = Images(Path(settings.store))
-        self._has = equipment(binaries)
+        self._has = equipment(binaries, attached=bool(settings.report))
         self._engines: list[socket.socket] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._inotify = Inotify()
@@ -303,7 +303,9 @@ class GenodeHost:
         if not isinstance(launch.root, CopyOnWrite):
             raise InvalidArgument("a container on Genode needs an image")
         contents = self._images.get(launch.root.layers)
-        made = self._placed(bundle.read(spec, "", contents.roms, contents.texts), launch)
+        made = self._has.provide(self._placed(bundle.read(spec, "", contents.roms, contents.texts), launch))
+        for sentence in self._has.withholds(made):
+            print(f"container {launch.id[:SHORT_ID]}: {sentence}", file=sys.stderr, flush=True)
         for content in (*([contents.archive] if made.files else []), *contents.roms.values()):
             self._offer(content)
         spare_suits = self._reserve.suits(made) and compile.SPARE.fits(self._left())

@@ -63,7 +63,7 @@ class GenodePlatform:
     @property
     def equipment(self) -> Equipment:
         """What this Genode offers to the files of containers."""
-        return equipment(Path(self._settings.binaries))
+        return equipment(Path(self._settings.binaries), attached=self.attached)
 
     def control(self, container: str) -> Path:
         """Where engines reach the sub-init of ``container``."""
