@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -37,6 +38,12 @@ class Attached:
             if (self.binaries / name).is_file():
                 shutil.copy(self.binaries / name, self.config)
         text = genode.documented()
+        if (self.binaries / "linux_rtc").is_file():  # what a Genode may have besides
+            rtc = "+ start rtc | ld: no\n  + binary linux_rtc\n  + provides | + service Rtc\n"
+            text = text.replace("+ start containers", f"{rtc}+ start containers")
+            last = "    + any-service                                 |"
+            assert last in text
+            text = text.replace(last, f"    + service Rtc | + child rtc\n{last}")
         if not log:
             top = hid.read(text)
             containers = top.node("start", "containers")
@@ -184,6 +191,20 @@ def test_device_nodes_are_those_whose_plugins_were_put_there(engine: EngineUnder
     lines = done.stdout.splitlines()
     assert lines[2:] == ["piped: through it", "done"] and len(set(lines)) == 4 and lines[0].startswith("hex: ")
     until(lambda: modules(attached) == [])
+
+
+def test_services_are_those_of_the_genode(engine: EngineUnderTest, attached: Attached) -> None:
+    genode.binaries("linux_rtc", "fifo_terminal", "test-dev_nodes")
+    genode.import_image(engine, "nodes", "test-dev_nodes", "test-dev_nodes")
+    flags = ("-l", "org.genode.services=Rtc", "-e", config("+ vfs | + fs | label: root -> /", "+ read /dev/rtc"))
+    done = engine.docker("run", "--rm", *flags, "nodes")
+    assert re.fullmatch(r"read: 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\ndone\n", done.stdout)
+    flags = ("-l", "org.genode.services=Terminal", "-e", config("+ vfs | + fs | label: root -> /"))
+    done = engine.docker("run", "--name", "one", *flags, "nodes", check=False)
+    assert done.returncode and "denied Terminal-session" in done.stderr + state(engine, "one")["Error"]
+    done = engine.docker("run", "-i", *flags, "nodes", check=False)
+    assert done.returncode and "attached to has its own terminals" in done.stderr
+    engine.docker("rm", "-f", "one")
 
 
 def test_a_second_engine_is_refused(engine: EngineUnderTest, attached: Attached) -> None:

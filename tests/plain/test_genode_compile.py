@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 
 from capsa import hid
 from capsa.errors import CapsaError, InvalidArgument, LaunchFailed, Unsupported
-from capsa.oci.runtime import Linux, Memory, Mount, Process, Resources, Root, Spec
-from capsa.platform.genode import budget, bundle, compile, network, nodes, output, report
+from capsa.oci.runtime import Box, Linux, Memory, Mount, Process, Resources, Root, Spec
+from capsa.platform.genode import budget, bundle, compile, drivers, network, nodes, output, report
 from capsa.platform.genode.budget import MIB, Quota
 from capsa.platform.genode.bundle import Bundle, Link, Names, Volume
 from capsa.platform.genode.directory import Directory
@@ -175,7 +176,7 @@ def test_a_clock_is_a_driver_of_the_containers_own_where_this_genode_has_one(tmp
     outer = " ".join(hid.write(compile.containers([compile.entry(made)])).split())
     assert "+ service ROM | label_last: linux_rtc | + parent" in outer
     assert "Rtc" not in outer[outer.index("+ start c-1") :]
-    assert compile.quota(made) == compile.quota(asking) + compile.DRIVER
+    assert compile.quota(made) == compile.quota(asking) + drivers.QUOTA
     assert compile.components(made) == compile.components(asking) + 1 and not compile.suits_spare(made)
     # Of one that somebody else has started, the services are what it has, whatever programs were put there.
     attached = equipment(tmp_path, attached=True).provide(asking)
@@ -251,12 +252,47 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(wanted: Spec, said: str) 
         read(wanted)
 
 
-def test_a_terminal_is_refused() -> None:
-    wanted = spec()
+WITH_TERMINAL = Equipment(cow=True, random=True, pipe=True, drivers=("Terminal",))
+TERMINAL_NODE = """\
+start terminal | caps: 60 | ram: 1M | ld: no
++ binary fifo_terminal
++ provides | + service Terminal
++ config | path: terminal/c-1/main | tty: yes | columns: 80 | lines: 24 | patient: vfs
++ route | + any-service | + parent
+-
+"""
+
+
+def test_a_terminal_is_a_driver_of_the_containers_own_and_one_of_each_additional_component() -> None:
+    wanted = spec(services="Terminal")
     assert wanted.process is not None
-    wanted.process.terminal = True
-    with pytest.raises(Unsupported, match="terminal"):
-        read(wanted)
+    wanted.process.terminal, wanted.process.console_size = True, Box(height=24, width=80)
+    asking = read(wanted)
+    made = WITH_TERMINAL.provide(asking)
+    WITH_TERMINAL.check_input(made)
+    execs = [compile.Exec("exec-1", "hello")]
+    components = starts(compile.subinit(made, TREE, execs, has=WITH_TERMINAL))
+    assert components["terminal"] == TERMINAL_NODE
+    assert "+ config | path: terminal/c-1/exec-1 | tty: no\n" in components["terminal-exec-1"]
+    for name, server in (("main", "terminal"), ("vfs", "terminal"), ("exec-1", "terminal-exec-1")):
+        assert f"+ child {server}\n" in components[name], name
+    assert "+ terminal\n" in components["vfs"]
+    assert compile.quota(made) == compile.quota(asking) + drivers.QUOTA
+    assert compile.quota(made, 1) - compile.quota(made) == budget.EXEC + drivers.QUOTA == compile.exec_quota(made)
+    assert "+ start exec-1 | caps: 100 | ram: 4M\n" in hid.write(compile.subinit(made, TREE, execs, has=HAS))
+
+
+@pytest.mark.parametrize(
+    ("services", "has", "said"),
+    [
+        ("", WITH_TERMINAL, "it has to ask for one (org.genode.services=Terminal): leave --interactive and --tty out"),
+        ("Terminal", HAS, "this Genode has no fifo_terminal: leave"),
+        ("Terminal", Equipment(attached=True, drivers=("Terminal",)), "attached to has its own terminals: leave"),
+    ],
+)
+def test_without_a_terminal_there_is_no_input(services: str, has: Equipment, said: str) -> None:
+    with pytest.raises(Unsupported, match=re.escape(said)):
+        has.check_input(has.provide(read(spec(services=services))))
 
 
 @pytest.mark.parametrize("text", ["a | b", "a\nb", "a\0b", " a"])

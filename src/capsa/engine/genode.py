@@ -26,9 +26,13 @@ def check(config: Config, host: HostConfig, endpoints: dict[str, EndpointConfig]
 
     Components that do not say that they use a network are not in the default one.
     """
+    for flag, given in (("--tty", config.tty), ("--interactive", config.open_stdin)):
+        if given and "Terminal" not in _services(config):
+            raise Unsupported(
+                f"{flag} means nothing on Genode to a component that does not ask for a terminal: leave it out, or "
+                "let it ask (org.genode.services=Terminal)"
+            )
     wanted = {
-        "--tty": config.tty,
-        "--interactive": config.open_stdin,
         "--user": config.user not in ("", "0", "root", "0:0", "root:root"),
         "--privileged": host.privileged,
         "--cap-add": bool(host.cap_add),
@@ -64,8 +68,11 @@ def check(config: Config, host: HostConfig, endpoints: dict[str, EndpointConfig]
 
 
 def _uses_network(config: Config, host: HostConfig) -> bool:
-    services = config.labels.get("org.genode.services", "").replace(",", " ").split()
-    return "Nic" in services or bool(host.port_bindings) or host.publish_all_ports
+    return "Nic" in _services(config) or bool(host.port_bindings) or host.publish_all_ports
+
+
+def _services(config: Config) -> list[str]:
+    return config.labels.get("org.genode.services", "").replace(",", " ").split()
 
 
 def check_endpoint(settings: EndpointConfig) -> None:

@@ -146,6 +146,7 @@ class Streams:
         stdout: int | None = None,
         stderr: int | None = None,
         console: int | None = None,
+        raw: bool = False,
         close_stdin: bool = False,
         fed: bool = False,
         log: LogWriter | None = None,
@@ -153,6 +154,7 @@ class Streams:
     ) -> None:
         """Takes the file descriptors over.
 
+        ``raw``: clients get output as it is, as from a ``console``, which they tell apart from nothing else.
         ``close_stdin``: the process sees the end of input when a client's input ends. ``fed``: output comes through
         `emit` until `close`.
         """
@@ -162,6 +164,7 @@ class Streams:
         sources = ((console, STDOUT), (stdout, STDOUT), (stderr, STDERR))
         self._sources = {fd: tag for fd, tag in sources if fd is not None}
         self._close_stdin = close_stdin and console is None
+        self._raw = raw
         self._log = log
         self._on_trouble = on_trouble
         self._clients: list[Client] = []
@@ -198,7 +201,7 @@ class Streams:
 
     def attach(self, end: socket.socket, wanted: Attach) -> None:
         """Connect one more client."""
-        client = Client(self, end, wanted, raw=self.console is not None)
+        client = Client(self, end, wanted, raw=self._raw or self.console is not None)
         self._clients.append(client)
         if wanted.stdin and self._stdin is None:
             client.update()

@@ -11,6 +11,11 @@
  *   + write /dev/random | content: text       wrote: how many bytes
  *   + read /dev/rtc                           read: its first line
  *   + pipe /dev/pipe | content: text          piped: what came out of a new pipe
+ *   + echo /dev/terminal | size: /dev/.terminal
+ *                                             in the file itself, each line that
+ *                                             was read, behind the size, until one
+ *                                             is 'bye'
+ *   + flood /dev/terminal | lines: 1000       as many lines, in the file itself
  *   + vector                                  vector: a block of ChaCha20
  *   + sleep                                   stays there, instead of exiting
  *
@@ -32,6 +37,7 @@
 #include <base/heap.h>
 #include <base/log.h>
 #include <os/vfs.h>
+#include <util/formatted_output.h>
 
 /* of the plugin */
 #include <chacha20.h>
@@ -196,6 +202,65 @@ struct Test::Main
 		log("piped: ", Cstring(_buffer, out.read(_buffer, sizeof(_buffer))));
 	}
 
+	/**
+	 * Return the number in a file
+	 */
+	unsigned _number(Name const &name)
+	{
+		char digits[16] { };
+		File(_vfs, name, Mode::OPEN_MODE_RDONLY).read(digits, sizeof(digits) - 1);
+		unsigned value = 0;
+		(void)ascii_to(digits, value);
+		return value;
+	}
+
+	void _echo(Name const &name, Node const &step)
+	{
+		Name const size = step.attribute_value("size", Name());
+
+		File in (_vfs, name, Mode::OPEN_MODE_RDONLY),
+		     out(_vfs, name, Mode::OPEN_MODE_WRONLY);
+
+		size_t used = 0;
+		for (;;) {
+
+			size_t length = 0;
+			while (length < used && _buffer[length] != '\n')
+				length++;
+
+			if (length == used) {
+				used += in.read(_buffer + used, sizeof(_buffer) - used);
+				continue;
+			}
+
+			String<300> const line { Cstring(_buffer, length) };
+			String<300> answer { line, "\n" };
+			if (size.length() > 1)
+				answer = { _number(Name(size, "/columns")), "x",
+				           _number(Name(size, "/rows")), " ", line, "\n" };
+
+			out.write(answer.string(), answer.length() - 1);
+			if (line == "bye")
+				return;
+
+			used -= length + 1;
+			memmove(_buffer, _buffer + length + 1, used);
+		}
+	}
+
+	void _flood(Name const &name, Node const &step)
+	{
+		File out(_vfs, name, Mode::OPEN_MODE_WRONLY);
+		for (unsigned i = 0; i < step.attribute_value("lines", 1u); i++) {
+			String<100> const line { "line ", i, " ", Repeated(60, Char('x')), "\n" };
+			char const *at = line.string();
+			for (size_t left = line.length() - 1; left; ) {
+				size_t const count = out.write(at, left);
+				at += count, left -= count;
+			}
+		}
+	}
+
 	void _vector()
 	{
 		Vfs_random::Key   key   { };
@@ -222,6 +287,8 @@ struct Test::Main
 				if (step.has_type("write"))  _write(name, step);
 				if (step.has_type("read"))   _read(name);
 				if (step.has_type("pipe"))   _pipe(name, step);
+				if (step.has_type("echo"))   _echo(name, step);
+				if (step.has_type("flood"))  _flood(name, step);
 				if (step.has_type("vector")) _vector();
 				if (step.has_type("sleep"))  stays = true;
 			}

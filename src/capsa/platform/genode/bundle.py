@@ -16,16 +16,18 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from capsa import hid
-from capsa.errors import InvalidArgument, Unsupported
-from capsa.oci.runtime import Spec
+from capsa.errors import InvalidArgument
+from capsa.oci.runtime import Process, Spec
 from capsa.platform.genode import budget
 from capsa.platform.genode.budget import Quota
 
 PREFIX = "org.genode."
 KNOWN = ("ram", "caps", "config", "services", "vfs", "heartbeat", "priority")
 BASE_SERVICES = ("PD", "CPU", "RM", "LOG")
-MORE_SERVICES = ("Timer", "Rtc", "Report", "Trace", "Gui", "Nic", "Audio_out", "Play", "Record", "Event")
+MORE_SERVICES = ("Timer", "Rtc", "Report", "Trace", "Gui", "Nic", "Terminal", "Audio_out", "Play", "Record", "Event")
 MAIN = "main"
+TERMINAL = "Terminal"
+NO_TERMINAL = "org.genode.services=Terminal"
 VARIABLE = "GENODE_CONFIG"
 SERVERS = "org.capsa.dns"
 NAME = re.compile(r"[A-Za-z0-9_.+-]{1,63}")
@@ -61,6 +63,14 @@ class Names(msgspec.Struct, frozen=True):
     port: int
 
 
+class Console(msgspec.Struct, frozen=True):
+    """Who is at the other end of a component's Terminal sessions: a ``tty``, with its size in characters if known."""
+
+    tty: bool = False
+    columns: int = 0
+    lines: int = 0
+
+
 class Bundle(msgspec.Struct, frozen=True):
     """One container, in Genode's terms.
 
@@ -68,7 +78,7 @@ class Bundle(msgspec.Struct, frozen=True):
     their content by; ``quota`` is that of the main component alone. ``network``: it may use the networks that it has
     ``links`` to, now or later, by the program ``driver``; ``servers``: addresses of name servers, asked where
     ``names`` does not answer. ``volatile``: what changes of its files is kept in memory, as long as it runs.
-    ``drivers``: programs that provide a service for it alone; ``absent``: services of its that this Genode lacks.
+    ``drivers``: services that a driver of its own provides; ``absent``: services of its that this Genode lacks.
     """
 
     name: str
@@ -91,8 +101,9 @@ class Bundle(msgspec.Struct, frozen=True):
     names: Names | None = None
     servers: tuple[str, ...] = ()
     volatile: bool = False
-    drivers: tuple[tuple[str, str], ...] = ()
+    drivers: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    console: Console = Console()
 
 
 def rom_name(path: str) -> str:
@@ -112,14 +123,13 @@ def read(spec: Spec, name: str, roms: Mapping[str, str], text_of: Mapping[str, s
     for key in annotations:
         if key.removeprefix(PREFIX) not in KNOWN:
             raise InvalidArgument(f"unknown setting {key}: there are {', '.join(PREFIX + each for each in KNOWN)}")
-    if process.terminal:
-        raise Unsupported("a terminal is not supported on Genode: leave --tty out")
     binary = rom_name(process.args[0])
     if not NAME.fullmatch(binary):
         raise InvalidArgument(f"{process.args[0][:80]!r} cannot be the name of a component on Genode")
     if binary not in roms:
         raise InvalidArgument(f"there is no {binary} in the image: its files are {_listed(roms)}")
     environment = variables(process.env)
+    services = _services(annotations.get("org.genode.services", ""))
     volumes = []
     for mount in spec.mounts:
         if mount.type == "bind" or {"bind", "rbind"} & set(mount.options):
@@ -132,14 +142,21 @@ def read(spec: Spec, name: str, roms: Mapping[str, str], text_of: Mapping[str, s
         config=config_of(dict(environment).get(VARIABLE) or annotations.get("org.genode.config", ""), text_of),
         roms=tuple(sorted(roms.items())),
         quota=_quota(spec, annotations),
-        services=_services(annotations.get("org.genode.services", "")),
+        services=services,
         files=_flag(annotations, "vfs", True),
         read_only=bool(spec.root and spec.root.readonly),
         volumes=tuple(volumes),
         servers=tuple(spec.annotations.get(SERVERS, "").split()),
         heartbeat=_flag(annotations, "heartbeat", False),
         priority=_priority(annotations.get("org.genode.priority", "0")),
+        console=console_of(process),
     )
+
+
+def console_of(process: Process) -> Console:
+    """Of a process of the specification."""
+    size = process.console_size if process.terminal else None
+    return Console(process.terminal, size.width, size.height) if size else Console(process.terminal)
 
 
 def variables(entries: Sequence[str]) -> tuple[tuple[str, str], ...]:

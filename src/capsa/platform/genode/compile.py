@@ -14,10 +14,10 @@ import msgspec
 
 from capsa.errors import InvalidArgument
 from capsa.hid import Node
-from capsa.platform.genode import budget, network
+from capsa.platform.genode import budget, drivers, network
 from capsa.platform.genode.budget import Quota
-from capsa.platform.genode.bundle import BASE_SERVICES, MAIN, Bundle
-from capsa.platform.genode.equipment import DRIVERS, Equipment, devices
+from capsa.platform.genode.bundle import BASE_SERVICES, MAIN, TERMINAL, Bundle, Console
+from capsa.platform.genode.equipment import Equipment
 from capsa.platform.genode.nodes import anything_of_the_parent, node, provided, provides, quoted, routed, to_child
 
 CONTAINERS = "containers"
@@ -41,7 +41,6 @@ PRIORITIES = 4
 FILES = Quota(8 * budget.MIB, 40)
 VOLUME = Quota(0, 20)  # what the VFS needs for one more session
 CHANGES = Quota(16 * budget.MIB, 20)  # of files, where they are kept in memory
-DRIVER = Quota(2 * budget.MIB, 60)
 CONFIGS = Quota(16 * budget.MIB, 500)
 OUTERMOST = Quota(16 * budget.MIB, 500)
 SPARE = Quota(30 * budget.MIB, 420)  # what a container with files takes, and two volumes
@@ -52,9 +51,9 @@ FILE_SERVERS = ("files", VFS)
 IMAGE, SEED = "image", "seed"  # what a VFS calls its ROM modules; the routes of them say which those are
 BARE = Equipment()
 _FILE_ROMS = ("vfs", "lx_fs")
-_HOST_ROMS = ("ld.lib.so", "init", *_FILE_ROMS, *network.ROMS, *DRIVERS.values())
+_HOST_ROMS = ("ld.lib.so", "init", *_FILE_ROMS, *network.ROMS, *drivers.PROGRAMS.values())
 # Services that a sub-init may pass on; which of them a component gets, its routes say.
-_OFFERED = ("ROM", *BASE_SERVICES, "Timer", "Report", "Rtc", "Trace", "Gui", "Event")
+_OFFERED = ("ROM", *BASE_SERVICES, "Timer", "Report", "Rtc", "Terminal", "Trace", "Gui", "Event")
 
 
 class Exec(msgspec.Struct, frozen=True):
@@ -65,6 +64,7 @@ class Exec(msgspec.Struct, frozen=True):
     arguments: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     config: Node | None = None
+    console: Console = Console()
 
 
 class Tree(msgspec.Struct, frozen=True):
@@ -102,7 +102,7 @@ class Entry(msgspec.Struct, frozen=True):
     files: bool = True
     network: bool = False
     priority: int = 0
-    drivers: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
 
 
 # ---- the fixed part ----
@@ -165,8 +165,8 @@ def entry(bundle: Bundle, total: Quota | None = None, *, waited: bool = False) -
     ``waited``: as of `subinit`. The routes of file servers stay: to lose one that is in use is the end of an `init`.
     """
     services, files = _of_the_parent(bundle), bundle.files or waited
-    drivers = tuple(program for _service, program in bundle.drivers)
-    return Entry(bundle.name, total or quota(bundle), services, files, bundle.network, bundle.priority, drivers)
+    programs = tuple(drivers.PROGRAMS[each] for each in bundle.drivers)
+    return Entry(bundle.name, total or quota(bundle), services, files, bundle.network, bundle.priority, programs)
 
 
 def spare(name: str) -> Entry:
@@ -181,7 +181,7 @@ def suits_spare(bundle: Bundle) -> bool:
 
 
 def _of_the_parent(bundle: Bundle) -> tuple[str, ...]:
-    return tuple(name for name in bundle.services if name != "Nic" and name not in dict(bundle.drivers))
+    return tuple(name for name in bundle.services if name != "Nic" and name not in bundle.drivers)
 
 
 def containers(entries: Iterable[Entry]) -> Node:
@@ -216,7 +216,7 @@ def _container(entry: Entry) -> Node:
                 *("ld.lib.so", "init"),
                 *(_FILE_ROMS if entry.files else ()),
                 *(network.ROMS if entry.network else ()),
-                *entry.drivers,
+                *entry.programs,
             )
         ),
         node("service", "ROM", node("parent"), label_suffix=".lib.so"),
@@ -244,15 +244,18 @@ def quota(bundle: Bundle, execs: int = 0) -> Quota:
         total = total + vfs_quota(bundle)
     if _has_directories(bundle):
         total = total + FILES
-    total = total + network.quota(bundle)
-    for _ in bundle.drivers:
-        total = total + DRIVER
+    total = total + network.quota(bundle) + drivers.quota(bundle)
     for _ in range(execs):
         total = total + exec_quota(bundle)
     return total
 
 
 def exec_quota(bundle: Bundle) -> Quota:
+    """What one more component takes, with what it alone uses."""
+    return _exec_quota(bundle) + drivers.exec_quota(bundle)
+
+
+def _exec_quota(bundle: Bundle) -> Quota:
     """What one more component gets; a session at a router takes some of it."""
     return budget.EXEC + network.SESSION_QUOTA if bundle.network else budget.EXEC
 
@@ -333,9 +336,11 @@ def subinit(
             root.add(each)
     for each in network.components(bundle):
         root.add(each)
-    for service, program in bundle.drivers:
-        root.add(_driver(service, program))
+    for each in drivers.components(bundle):
+        root.add(each)
     for wanted in execs:
+        if TERMINAL in bundle.drivers:
+            root.add(drivers.terminal(bundle, wanted.name, wanted.console))
         root.add(_exec(bundle, wanted, vfs))
     if waited and unused:
         there = {each.name for each in root.nodes("start")}
@@ -385,25 +390,6 @@ def _volume(number: int, writable: bool) -> str:
     return f"{'volume' if writable else 'readonly'}-{number}"
 
 
-def _driver(service: str, program: str) -> Node:
-    return node(
-        "start",
-        service.lower(),
-        node("binary", program),
-        provides(service),
-        node("config"),
-        routed(anything_of_the_parent()),
-        caps=DRIVER.caps,
-        ram=budget.shown(DRIVER.ram),
-        ld=False,
-    )
-
-
-def _to_drivers(bundle: Bundle) -> Iterable[Node]:
-    """Where sessions of services lead that drivers provide."""
-    return [to_child(service, service.lower()) for service, _program in bundle.drivers]
-
-
 def _files(policies: Iterable[Node]) -> Node:
     return node(
         "start",
@@ -419,7 +405,7 @@ def _files(policies: Iterable[Node]) -> Node:
 
 
 def _vfs(name: str, bundle: Bundle, tree: Tree, has: Equipment) -> Node:
-    content = [_devices(has, *devices(bundle))]
+    content = [_devices(has, *drivers.devices(bundle))]
     for number, volume in enumerate(bundle.volumes):
         content.append(_at(volume.target, node("fs", label=f"{_volume(number, volume.writable)} -> /")))
     upper = node("ram") if bundle.volatile else node("fs", label="upper -> /")
@@ -433,7 +419,7 @@ def _vfs(name: str, bundle: Bundle, tree: Tree, has: Equipment) -> Node:
     routes = [_own_rom(IMAGE, ROM_PREFIX + tree.image), *_seed_routes(bundle.name, has)]
     if _has_directories(bundle):
         routes.append(to_child("File_system", "files"))
-    routes += _to_drivers(bundle)
+    routes += drivers.routes(bundle)
     return _vfs_server(name, content, vfs_quota(bundle), routes, writable=not bundle.read_only)
 
 
@@ -510,9 +496,9 @@ def _exec(bundle: Bundle, wanted: Exec, vfs: str) -> Node:
         wanted.name,
         _binary(bundle, wanted.binary),
         _config(wanted.config, wanted.arguments, wanted.environment),
-        _component_routes(bundle, vfs),
-        caps=exec_quota(bundle).caps,
-        ram=budget.shown(exec_quota(bundle).ram),
+        _component_routes(bundle, vfs, wanted.name),
+        caps=_exec_quota(bundle).caps,
+        ram=budget.shown(_exec_quota(bundle).ram),
     )
 
 
@@ -534,7 +520,7 @@ def _config(given: Node | None, arguments: Sequence[str], environment: Sequence[
     return made
 
 
-def _component_routes(bundle: Bundle, vfs: str) -> Node:
+def _component_routes(bundle: Bundle, vfs: str, whose: str = MAIN) -> Node:
     """Only what the bundle asks for: the image's own ROMs, its files, the services that it names."""
     routes = [
         node("service", "ROM", node("parent", label=ROM_PREFIX + known), label_last=name)
@@ -547,6 +533,6 @@ def _component_routes(bundle: Bundle, vfs: str) -> Node:
         routes.append(to_child("File_system", vfs))
     if bundle.network:
         routes.append(to_child("Nic", network.ROUTER))
-    routes += _to_drivers(bundle)
+    routes += drivers.routes(bundle, whose)
     routes += [node("service", name, node("parent")) for name in (*BASE_SERVICES, *_of_the_parent(bundle))]
     return routed(*routes)

@@ -25,8 +25,9 @@ from capsa.errors import CapsaError, InvalidArgument, LaunchFailed, Unsupported
 from capsa.oci import runtime
 from capsa.platform import packets
 from capsa.platform.connection import failure_of
-from capsa.platform.genode import budget, bundle, compile, network, processes, spare
+from capsa.platform.genode import budget, bundle, compile, drivers, network, processes, spare
 from capsa.platform.genode.budget import Quota
+from capsa.platform.genode.bundle import MAIN, TERMINAL, Console
 from capsa.platform.genode.directory import Directory, schemas_of
 from capsa.platform.genode.equipment import equipment
 from capsa.platform.genode.image import Images
@@ -36,6 +37,7 @@ from capsa.platform.genode.output import Line, Lines
 from capsa.platform.genode.report import State
 from capsa.platform.genode.spare import Reserve
 from capsa.platform.genode.taps import Tap, Taps
+from capsa.platform.genode.terminals import Terminal
 from capsa.platform.loop import READ, Loop
 from capsa.platform.protocol import Interface, Launch, Status
 from capsa.sys import mount
@@ -298,14 +300,14 @@ class GenodeHost:
     def _member(self, launch: Launch) -> Member:
         """A container, all that it needs prepared; raises `CapsaError`."""
         spec = runtime.load(Path(launch.bundle))
-        if launch.stdin:
-            raise Unsupported("components on Genode have no standard input: leave --interactive out")
         if not isinstance(launch.root, CopyOnWrite):
             raise InvalidArgument("a container on Genode needs an image")
         contents = self._images.get(launch.root.layers)
         made = self._has.provide(self._placed(bundle.read(spec, "", contents.roms, contents.texts), launch))
         for sentence in self._has.withholds(made):
             print(f"container {launch.id[:SHORT_ID]}: {sentence}", file=sys.stderr, flush=True)
+        if launch.stdin or made.console.tty:
+            self._has.check_input(made)
         for content in (*([contents.archive] if made.files else []), *contents.roms.values()):
             self._offer(content)
         spare_suits = self._reserve.suits(made) and compile.SPARE.fits(self._left())
@@ -315,7 +317,10 @@ class GenodeHost:
         name = self._reserve.name if spare_suits else self._new_name(f"{launch.id[:SHORT_ID]}-")
         names = NameSockets(launch.interfaces[0]) if launch.names and launch.interfaces else None
         made = msgspec.structs.replace(made, name=name, names=names_of(names))
+        terminal = None
         try:
+            if TERMINAL in made.drivers:
+                terminal = self.terminal(name, MAIN, made.console)
             tree = self._tree(made, launch.root, contents.archive) if made.files else None
             for interface in launch.interfaces:
                 self._taps.plug(name, network.driver(link_of(interface)), interface)
@@ -324,8 +329,10 @@ class GenodeHost:
             self._taps.unplug(lambda tap: tap.container == name)
             if names is not None:
                 names.close()
+            if terminal is not None:
+                terminal.close()
             raise
-        member = Member(self, launch, made, tree, contents.texts)
+        member = Member(self, launch, made, tree, contents.texts, terminal)
         member.names = names
         if not spare_suits:
             self._watch_reports(name, files=made.files)
@@ -375,6 +382,10 @@ class GenodeHost:
     def unplug(self, interface: Interface) -> None:
         """As of `capsa.platform.genode.member.Machine`."""
         self._taps.delete([interface.host_name])
+
+    def terminal(self, container: str, component: str, console: Console) -> Terminal:
+        """As of `capsa.platform.genode.member.Machine`."""
+        return Terminal(self._place(drivers.fifos(container, component)), console)
 
     def _unused(self, which: Tap) -> bool:
         """Whether the driver has ended, by what Genode says."""

@@ -17,11 +17,12 @@ from capsa.platform import kept_exit, protocol
 from capsa.platform.connection import Answer, failure_of
 from capsa.platform.genode import budget, bundle, compile, network, output
 from capsa.platform.genode.budget import Quota
-from capsa.platform.genode.bundle import MAIN, Bundle, Link, Names, rom_name
+from capsa.platform.genode.bundle import MAIN, NO_TERMINAL, TERMINAL, Bundle, Console, Link, Names, rom_name
 from capsa.platform.genode.compile import Exec
 from capsa.platform.genode.equipment import Equipment
 from capsa.platform.genode.names import NameSockets
 from capsa.platform.genode.report import Child, State
+from capsa.platform.genode.terminals import Terminal
 from capsa.platform.log import LogWriter
 from capsa.platform.loop import Loop
 from capsa.platform.protocol import Done, Launch, Started, Status
@@ -56,6 +57,9 @@ class Machine(Protocol):
     def unplug(self, interface: protocol.Interface) -> None:
         """Take that device away again, which no component has opened yet."""
 
+    def terminal(self, container: str, component: str, console: Console) -> Terminal:
+        """Make what clients are at who are attached to that component; raises `LaunchFailed`."""
+
     def withdraw(self, member: Member) -> int:
         """Take its start node away: all its components end; the number of the configuration that is without it."""
 
@@ -66,12 +70,31 @@ class Machine(Protocol):
 class Additional:
     """An additional component that an engine asked for (``exec``)."""
 
-    def __init__(self, exec: str, wanted: Exec, streams: Streams, answer: Answer) -> None:
+    def __init__(
+        self, exec: str, wanted: Exec, streams: Streams, answer: Answer, terminal: Terminal | None = None
+    ) -> None:
         self.exec = exec
         self.wanted = wanted
         self.streams = streams
         self.answer: Answer | None = answer
         self.lacking = 0.0
+        self.terminal = terminal
+
+    def close(self) -> None:
+        """It has ended: take what it has written, and nothing more."""
+        _close(self.streams, self.terminal)
+
+
+def _close(streams: Streams, terminal: Terminal | None) -> None:
+    streams.drain()
+    streams.close()
+    if terminal is not None:
+        terminal.close()
+
+
+def _line(text: bytes, console: Console) -> bytes:
+    """A line of LOG for who is attached."""
+    return text + (b"\r\n" if console.tty else b"\n")
 
 
 def link_of(interface: protocol.Interface) -> Link:
@@ -98,7 +121,13 @@ class Member:
     """A container; the machine calls `reported` and `wrote`."""
 
     def __init__(
-        self, machine: Machine, launch: Launch, made: Bundle, tree: compile.Tree | None, texts: Mapping[str, str]
+        self,
+        machine: Machine,
+        launch: Launch,
+        made: Bundle,
+        tree: compile.Tree | None,
+        texts: Mapping[str, str],
+        terminal: Terminal | None = None,
     ) -> None:
         """``texts``: small files of the image, which may be configurations."""
         self.launch = launch
@@ -128,7 +157,16 @@ class Member:
         self._trouble = ""
         self._there: set[str] = set()  # its components, by the newest report
         log = LogWriter(launch.log) if launch.log is not None else None
-        self.streams = Streams(machine.loop, fed=True, log=log, on_trouble=self._log_trouble)
+        self._terminal = terminal
+        self._answered = ""  # the configuration of its sub-init that it last said to have
+        self._resized = False  # and there is another size of a terminal
+        if terminal is not None:
+            stdin = launch.stdin or made.console.tty
+            self.streams = terminal.streams(
+                machine.loop, stdin=stdin, once=launch.stdin_once, log=log, on_trouble=self._log_trouble
+            )
+        else:
+            self.streams = Streams(machine.loop, fed=True, log=log, on_trouble=self._log_trouble)
 
     @property
     def quota(self) -> Quota:
@@ -189,7 +227,7 @@ class Member:
             case protocol.Pause() | protocol.Resume():
                 raise Unsupported("Genode cannot stop the processors of a component: containers there are not paused")
             case protocol.Resize():
-                raise Conflict("it has no terminal to resize")
+                self._resize(command)
             case protocol.Connect():
                 self._connect(command.interface, command.names)
             case protocol.Disconnect():
@@ -243,6 +281,36 @@ class Member:
         except CapsaError:
             self.bundle = before
             raise
+
+    def _resize(self, command: protocol.Resize) -> None:
+        self._running()
+        if command.exec and command.exec not in self.execs:
+            raise Conflict(f"exec {command.exec} is not running")
+        which = self.execs.get(command.exec)
+        console = which.wanted.console if which is not None else self.bundle.console
+        if not console.tty:
+            raise Conflict("it has no terminal to resize")
+        changed = Console(True, command.width, command.height)
+        if changed == console:
+            return
+        if which is not None:
+            which.wanted = msgspec.structs.replace(which.wanted, console=changed)
+        else:
+            self.bundle = msgspec.structs.replace(self.bundle, console=changed)
+        # A window that is dragged has many sizes: the last one counts.
+        self._resized = True
+        self._apply_size()
+
+    def _apply_size(self) -> None:
+        if self._resized and self._answered == str(self.version):
+            self._resized = False
+            self._apply_or_say()
+
+    def _apply_or_say(self) -> None:
+        try:
+            self._machine.apply(self)
+        except CapsaError as error:
+            print(f"container {self.name}: {error}", file=sys.stderr, flush=True)
 
     def _connect(self, interface: protocol.Interface, names: bool) -> None:
         self._running()
@@ -302,12 +370,16 @@ class Member:
     def _exec(self, command: protocol.Exec, ends: list[socket.socket], answer: Answer) -> None:
         self._running()
         process = command.process
-        if command.stdin or process.terminal:
-            raise Unsupported("additional components on Genode have no standard input and no terminal")
+        has_terminal = TERMINAL in self.bundle.drivers
+        if (command.stdin or process.terminal) and not has_terminal:
+            raise Unsupported(
+                "additional components have no standard input and no terminal on Genode where the container's has none "
+                f"({NO_TERMINAL})"
+            )
         binary = rom_name(process.args[0]) if process.args else ""
         if binary not in dict(self.bundle.roms):
             raise LaunchFailed(f"there is no {binary or 'program'} in the image of the container", 127)
-        self._machine.admit(self, compile.exec_quota(self.bundle), 1)
+        self._machine.admit(self, compile.exec_quota(self.bundle), 1 + has_terminal)
         self._exec_count += 1
         environment = bundle.variables(process.env)
         wanted = Exec(
@@ -316,15 +388,21 @@ class Member:
             tuple(process.args),
             tuple(each for each in environment if each[0] != bundle.VARIABLE),
             bundle.config_of(dict(environment).get(bundle.VARIABLE, ""), self._texts),
+            bundle.console_of(process),
         )
-        streams = Streams(self._machine.loop, fed=True)
-        added = Additional(command.exec, wanted, streams, answer)
+        terminal = None
+        if has_terminal:
+            terminal = self._machine.terminal(self.name, wanted.name, wanted.console)
+            streams = terminal.streams(self._machine.loop, stdin=command.stdin or process.terminal, once=True)
+        else:
+            streams = Streams(self._machine.loop, fed=True)
+        added = Additional(command.exec, wanted, streams, answer, terminal)
         self.execs[command.exec] = added
         try:
             self._machine.apply(self)
         except CapsaError:
             del self.execs[command.exec]
-            streams.close()
+            added.close()
             raise
         for end, attach in zip(ends, command.attach, strict=True):
             streams.attach(end, attach)
@@ -360,6 +438,8 @@ class Member:
                 elif main.id is not None:
                     self.began()
         if inner is not None:
+            self._answered = inner.version
+            self._apply_size()
             self._there = {each.name for each in inner.children.values() if each.id is not None and not each.incomplete}
             self._notice_shortage(inner.children)
             for each in list(self.execs.values()):
@@ -414,7 +494,7 @@ class Member:
         """One of its components has written a line to LOG."""
         for each in list(self.execs.values()):
             if each.wanted.name == line.component:
-                each.streams.emit(STDOUT, line.text + b"\n")
+                each.streams.emit(STDOUT, _line(line.text, each.wanted.console))
                 if line.end is not None:
                     self._exec_ended(each, line.end[0])
         if line.component.startswith("exec-"):
@@ -422,7 +502,7 @@ class Member:
         if line.component == MAIN:
             if self.status.state == "creating":
                 self.began()
-            self.streams.emit(STDOUT, line.text + b"\n")
+            self.streams.emit(STDOUT, _line(line.text, self.bundle.console))
             if line.end is not None:
                 self.end(*line.end)
             return
@@ -491,7 +571,7 @@ class Member:
             self.reception.say(self.status)
 
     def _let_go(self) -> None:
-        self.streams.close()
+        _close(self.streams, self._terminal)
         if self.names is not None:
             self.names.close()
             self.names = None
@@ -516,15 +596,12 @@ class Member:
 
     def _exec_ended(self, which: Additional, code: int, *, apply: bool = True) -> None:
         del self.execs[which.exec]
-        which.streams.close()
+        which.close()
         if which.answer is not None:
             which.answer(Started(pid=0))
         self.reception.say(protocol.ExecExited(exec=which.exec, exit_code=code, at=time.time_ns()))
         if apply:
-            try:
-                self._machine.apply(self)
-            except CapsaError as error:
-                print(f"container {self.name}: {error}", file=sys.stderr, flush=True)
+            self._apply_or_say()
 
     def _log_trouble(self, error: OSError) -> None:
         assert self.launch.log is not None
