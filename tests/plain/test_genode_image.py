@@ -16,6 +16,7 @@ RUNTIME = """runtime | ram: 3M | caps: 150 | binary: hello
 + requires
   + timer
   + rtc
+  + terminal
 + config
   + arg | : "quoted" $HOME
 + content
@@ -52,7 +53,7 @@ def test_a_package_with_its_archives_is_an_image(tmp_path: Path) -> None:
         'CMD ["hello"]',
         'LABEL org.genode.ram="3M"',
         'LABEL org.genode.caps="150"',
-        'LABEL org.genode.services="Rtc"',
+        'LABEL org.genode.services="Rtc Terminal"',
         f'LABEL org.genode.config="@/{CONFIG}"',
     ]
     with tarfile.open(fileobj=io.BytesIO(b"".join(package.tar()))) as made:

@@ -27,6 +27,7 @@ _DESCRIPTIONS = frozenset({"README", "LICENSE", "archives", "api", "used_apis", 
 _REQUIRED = {
     "timer": "Timer",
     "rtc": "Rtc",
+    "terminal": "Terminal",
     "report": "Report",
     "trace": "Trace",
     "nic": "Nic",
