@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,7 @@ from fixtures.terminal import Terminal
 from fixtures.wait import until
 
 PROGRAM = "test-dev_nodes"
+CAPSA = [sys.executable, "-m", "capsa.cli.main"]
 FILE = ("+ vfs | + fs | label: root -> /", "+ echo /dev/terminal | size: /dev/.terminal")  # of the container's files
 OWN = ("+ vfs | + terminal", "+ echo /terminal | size: /.terminal")  # by a Terminal session of its own
 BOTH = pytest.mark.parametrize("steps", [FILE, OWN], ids=["file", "session"])
@@ -128,6 +130,17 @@ def test_clients_come_and_go_and_the_engine_as_well(engine: EngineUnderTest) -> 
     screen = at(engine, "attach", "box")
     screen.type("bye\r")
     screen.expect("bye\r\n")
+    assert screen.wait() == 0
+
+
+def test_of_many_sizes_the_last_one_counts(engine: EngineUnderTest) -> None:
+    engine.docker("run", "-dit", "--name", "box", "-e", config(*FILE), "nodes")
+    for number in range(200):
+        status, _ = engine.api("POST", f"/containers/box/resize?h={number + 1}&w={2 * number + 1}")
+        assert status == 200
+    screen = Terminal([*CAPSA, "attach", "box"], engine.environment(), rows=200, columns=399)
+    until(lambda: "399x200 x" in answer(screen, "x"))
+    screen.type("bye\r")
     assert screen.wait() == 0
 
 
