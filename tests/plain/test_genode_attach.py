@@ -11,7 +11,7 @@ from fixtures.genode import documented
 
 from capsa import hid
 from capsa.errors import InvalidArgument
-from capsa.platform.genode import budget, compile, output
+from capsa.platform.genode import budget, compile, file_servers, output
 from capsa.platform.genode.budget import MIB, Quota
 from capsa.platform.genode.bundle import Bundle
 from capsa.platform.genode.equipment import Equipment
@@ -62,19 +62,19 @@ def test_the_documented_configuration_is_one_and_delivers_what_containers_need()
 
 
 def test_changes_of_files_are_kept_in_memory() -> None:
-    tree = compile.Tree("IMAGE", "")
+    tree = file_servers.Tree("IMAGE", "")
     text = " ".join(hid.write(compile.subinit(MADE, tree, has=HAS)).split())
     assert "+ upper | limit: 16M | + ram + lower | + tar image" in text
     assert "lx_fs" not in text and "+ fs" not in text
     text = " ".join(hid.write(compile.subinit(MADE, tree)).split())
     assert "+ ram + tar image" in text
-    assert compile.quota(MADE) == budget.INIT + budget.VFS + compile.CHANGES + MADE.quota
+    assert compile.quota(MADE) == budget.INIT + budget.VFS + file_servers.CHANGES + MADE.quota
     fixed = msgspec.structs.replace(MADE, read_only=True)
     assert "ram" not in [each.type for each in _vfs(fixed, tree).nodes()]
     assert compile.quota(fixed) == budget.INIT + budget.VFS + MADE.quota
 
 
-def _vfs(bundle: Bundle, tree: compile.Tree) -> hid.Node:
+def _vfs(bundle: Bundle, tree: file_servers.Tree) -> hid.Node:
     start = compile.subinit(bundle, tree, has=HAS).node("start", "vfs")
     assert start is not None
     config = start.node("config")

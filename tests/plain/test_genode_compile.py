@@ -13,7 +13,7 @@ import pytest
 from capsa import hid
 from capsa.errors import CapsaError, InvalidArgument, LaunchFailed, Unsupported
 from capsa.oci.runtime import Box, Linux, Memory, Mount, Process, Resources, Root, Spec
-from capsa.platform.genode import budget, bundle, compile, drivers, network, nodes, output, report
+from capsa.platform.genode import budget, bundle, compile, drivers, file_servers, network, nodes, output, report
 from capsa.platform.genode.budget import MIB, Quota
 from capsa.platform.genode.bundle import Bundle, Link, Names, Volume
 from capsa.platform.genode.directory import Directory
@@ -116,7 +116,7 @@ def test_a_sub_init_is_written_as_a_person_would() -> None:
         volumes=(Volume("/host/data", "/srv/data", writable=False),),
         heartbeat=True,
     )
-    tree = compile.Tree("IMAGE", "/host/tree/c-1/upper", {"/srv/data": "/host/tree/c-1/volume-0"})
+    tree = file_servers.Tree("IMAGE", "/host/tree/c-1/upper", {"/srv/data": "/host/tree/c-1/volume-0"})
     execs = [compile.Exec("exec-1", "hello")]
     text = hid.write(compile.subinit(made, tree, execs, has=HAS))
     assert text.startswith(SUBINIT), text
@@ -136,18 +136,18 @@ def test_what_a_bundle_does_not_ask_for_it_does_not_get() -> None:
 
 def test_an_image_that_is_read_only_and_has_no_volumes_needs_no_directories() -> None:
     made = msgspec.structs.replace(read(spec()), read_only=True)
-    text = hid.write(compile.subinit(made, compile.Tree("IMAGE", ""), has=HAS))
+    text = hid.write(compile.subinit(made, file_servers.Tree("IMAGE", ""), has=HAS))
     assert "lx_fs" not in text and "cow" not in text and "writeable" not in text and "+ tar image" in text
     assert compile.quota(made) == budget.INIT + budget.VFS + made.quota
 
 
 def test_without_the_plugin_new_files_go_beside_the_image() -> None:
-    text = hid.write(compile.subinit(read(spec()), compile.Tree("IMAGE", "/upper")))
+    text = hid.write(compile.subinit(read(spec()), file_servers.Tree("IMAGE", "/upper")))
     assert "      + fs | label: upper -> /\n      + tar image\n" in text and "cow" not in text
 
 
 def test_device_nodes_are_those_that_this_genode_has_plugins_for(tmp_path: Path) -> None:
-    text = hid.write(compile.subinit(read(spec()), compile.Tree("IMAGE", "/upper")))
+    text = hid.write(compile.subinit(read(spec()), file_servers.Tree("IMAGE", "/upper")))
     assert "      + dir dev\n        + null\n        + zero\n        + log\n      + fs" in text and "seed" not in text
     sentences = list(equipment(tmp_path).lacks())
     assert len(sentences) == 3 and any("no /dev/urandom" in each and "vfs_random.lib.so" in each for each in sentences)
@@ -211,7 +211,7 @@ def test_the_fixed_part_is_the_same_each_time() -> None:
 def test_a_configuration_of_ones_own_is_kept_with_its_arguments() -> None:
     given = "config | verbose: yes\n+ vfs | + fs\n+ arg | : mine\n-\n"
     made = read(spec("hello", "theirs", config="@/etc/hello.hid"), {"/etc/hello.hid": given})
-    text = hid.write(compile.subinit(made, compile.Tree("IMAGE", "/upper")))
+    text = hid.write(compile.subinit(made, file_servers.Tree("IMAGE", "/upper")))
     assert "+ config | verbose: yes\n" in text and "mine" in text and "theirs" not in text
     assert read(spec(env=("GENODE_CONFIG=config | a: b",))).config == hid.read("config | a: b\n-\n")
 
@@ -522,7 +522,7 @@ def test_the_sub_init_that_waits_is_for_containers_that_fit_and_want_nothing_els
         assert set(compile.entry(made).services) <= set(compile.spare("sub-1").services)
 
 
-TREE = compile.Tree("IMAGE", "/host/tree/c-1/upper", {"/a": "/host/tree/c-1/volume-0"})
+TREE = file_servers.Tree("IMAGE", "/host/tree/c-1/upper", {"/a": "/host/tree/c-1/volume-0"})
 
 
 def starts(document: hid.Node) -> dict[str, str]:

@@ -34,7 +34,7 @@ def _on_linux(container: Container, spec: Spec, layers: list[str]) -> str:
 
 def _on_genode(engine: Engine, container: Container, spec: Spec, layers: list[str]) -> str:
     from capsa import hid
-    from capsa.platform.genode import bundle, compile
+    from capsa.platform.genode import bundle, compile, file_servers
     from capsa.platform.genode.image import Images
 
     contents = Images(engine.root / "genode").get(layers)
@@ -44,7 +44,7 @@ def _on_genode(engine: Engine, container: Container, spec: Spec, layers: list[st
     made = has.provide(made)
     start = compile.containers([compile.entry(made)]).node("start", made.name)
     assert start is not None
-    inner = compile.subinit(made, compile.tree(made, contents.archive), has=has)
+    inner = compile.subinit(made, file_servers.tree(made, contents.archive), has=has)
     for sentence in (*(has.lacks() if made.files else ()), *has.withholds(made)):
         inner.content.append(hid.Comment(sentence))
     return f"{hid.write(start)}\n{hid.write(inner)}"

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from capsa.errors import CapsaError, Conflict, LaunchFailed, Unavailable, Unsupported, reason
-from capsa.platform.genode import bundle, compile
+from capsa.platform.genode import bundle, compile, file_servers, nodes
 from capsa.platform.genode.directory import Directory, schemas_of
 from capsa.platform.genode.host import GenodeHost, Settings
 from capsa.platform.genode.log_file import LogFile
@@ -89,7 +89,7 @@ class AttachedHost(GenodeHost):
     def _clear(self) -> None:
         """Take away what is left of containers."""
         for entry in os.listdir(self._directory.config):
-            if entry.startswith((compile.CONFIG_PREFIX, compile.ROM_PREFIX)):
+            if entry.startswith((compile.CONFIG_PREFIX, nodes.ROM_PREFIX)):
                 os.unlink(self._directory.config / entry)
 
     def _tick(self) -> None:
@@ -130,12 +130,12 @@ class AttachedHost(GenodeHost):
             )
         return msgspec.structs.replace(made, volatile=True)
 
-    def _tree(self, made: bundle.Bundle, root: CopyOnWrite, archive: str) -> compile.Tree:
-        return compile.Tree(archive, "")
+    def _tree(self, made: bundle.Bundle, root: CopyOnWrite, archive: str) -> file_servers.Tree:
+        return file_servers.Tree(archive, "")
 
     def _offer(self, content: str) -> None:
         """Put a file of the pool where the Genode finds it: as a whole, and not by a link that leads elsewhere."""
-        source, target = self._images.path(content), self._directory.config / (compile.ROM_PREFIX + content)
+        source, target = self._images.path(content), self._directory.config / (nodes.ROM_PREFIX + content)
         if target.exists():
             return
         part = f"{target}.new"
@@ -156,7 +156,7 @@ class AttachedHost(GenodeHost):
         needed = {content for each in self.members.values() for content in _contents(each)}
         for content in _contents(member) - needed:
             with contextlib.suppress(OSError):
-                os.unlink(self._directory.config / (compile.ROM_PREFIX + content))
+                os.unlink(self._directory.config / (nodes.ROM_PREFIX + content))
 
     # -- what Genode says
 

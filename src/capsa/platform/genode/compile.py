@@ -7,18 +7,26 @@ the sub-init, with the third (`subinit`). docs/genode.md draws them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from capsa.errors import InvalidArgument
 from capsa.hid import Node
-from capsa.platform.genode import budget, drivers, network
+from capsa.platform.genode import budget, drivers, file_servers, network
 from capsa.platform.genode.budget import Quota
 from capsa.platform.genode.bundle import BASE_SERVICES, MAIN, TERMINAL, Bundle, Console
 from capsa.platform.genode.equipment import Equipment
-from capsa.platform.genode.nodes import anything_of_the_parent, node, provided, provides, quoted, routed, to_child
+from capsa.platform.genode.nodes import (
+    ROM_PREFIX,
+    anything_of_the_parent,
+    node,
+    provided,
+    provides,
+    quoted,
+    routed,
+    to_child,
+)
 
 CONTAINERS = "containers"
 SYSTEM = (
@@ -27,31 +35,19 @@ SYSTEM = (
     f"init -> {CONTAINERS} -> configs",
 )
 CONFIG_PREFIX = "config-"
-ROM_PREFIX = "rom-"
-SEED_PREFIX = f"{ROM_PREFIX}seed-"  # of what a container's random bytes are made of
-EXEC_PREFIX = "exec-"
 REPORT = "state"
-TREES = "/host/tree"
 REPORT_MS = 50
 # The report on all containers is asked for when much happens, costs the more the more containers there are, and says
 # little that others wait for.
 SUMMARY_MS = 25
 HEARTBEAT_MS = 1000
 PRIORITIES = 4
-FILES = Quota(8 * budget.MIB, 40)
-VOLUME = Quota(0, 20)  # what the VFS needs for one more session
-CHANGES = Quota(16 * budget.MIB, 20)  # of files, where they are kept in memory
 CONFIGS = Quota(16 * budget.MIB, 500)
 OUTERMOST = Quota(16 * budget.MIB, 500)
 SPARE = Quota(30 * budget.MIB, 420)  # what a container with files takes, and two volumes
 SPARE_SERVICES = ("Timer",)
-SPARE_VOLUMES = 2
-VFS, OWN_VFS = "vfs", "vfs-own"  # the latter where one has waited that the container has no use for
-FILE_SERVERS = ("files", VFS)
-IMAGE, SEED = "image", "seed"  # what a VFS calls its ROM modules; the routes of them say which those are
 BARE = Equipment()
-_FILE_ROMS = ("vfs", "lx_fs")
-_HOST_ROMS = ("ld.lib.so", "init", *_FILE_ROMS, *network.ROMS, *drivers.PROGRAMS.values())
+_HOST_ROMS = ("ld.lib.so", "init", *file_servers.ROMS, *network.ROMS, *drivers.PROGRAMS.values())
 # Services that a sub-init may pass on; which of them a component gets, its routes say.
 _OFFERED = ("ROM", *BASE_SERVICES, "Timer", "Report", "Rtc", "Terminal", "Trace", "Gui", "Event")
 
@@ -65,32 +61,6 @@ class Exec(msgspec.Struct, frozen=True):
     environment: tuple[tuple[str, str], ...] = ()
     config: Node | None = None
     console: Console = Console()
-
-
-class Tree(msgspec.Struct, frozen=True):
-    """Where a container's files are.
-
-    ``image``: the content by which the archive of the image is known; ``upper``: the writable directory, below Genode's
-    working directory, as are ``volumes``, by place in the container.
-    """
-
-    image: str
-    upper: str
-    volumes: Mapping[str, str] = {}
-
-
-def tree(bundle: Bundle, archive: str) -> Tree:
-    """Where its directories are; whoever runs it puts them there."""
-    volumes = {volume.target: _volume_place(bundle.name, number) for number, volume in enumerate(bundle.volumes)}
-    return Tree(archive, _upper_place(bundle.name), volumes)
-
-
-def _upper_place(name: str) -> str:
-    return f"{TREES}/{name}/upper"
-
-
-def _volume_place(name: str, number: int) -> str:
-    return f"{TREES}/{name}/volume-{number}"
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -214,7 +184,7 @@ def _container(entry: Entry) -> Node:
             node("service", "ROM", node("parent"), label_last=name)
             for name in (
                 *("ld.lib.so", "init"),
-                *(_FILE_ROMS if entry.files else ()),
+                *(file_servers.ROMS if entry.files else ()),
                 *(network.ROMS if entry.network else ()),
                 *entry.programs,
             )
@@ -239,12 +209,7 @@ def _container(entry: Entry) -> Node:
 
 def quota(bundle: Bundle, execs: int = 0) -> Quota:
     """What its sub-init has to get, so that the main component gets its own."""
-    total = budget.INIT + bundle.quota
-    if bundle.files:
-        total = total + vfs_quota(bundle)
-    if _has_directories(bundle):
-        total = total + FILES
-    total = total + network.quota(bundle) + drivers.quota(bundle)
+    total = budget.INIT + bundle.quota + file_servers.quota(bundle) + network.quota(bundle) + drivers.quota(bundle)
     for _ in range(execs):
         total = total + exec_quota(bundle)
     return total
@@ -260,47 +225,23 @@ def _exec_quota(bundle: Bundle) -> Quota:
     return budget.EXEC + network.SESSION_QUOTA if bundle.network else budget.EXEC
 
 
-def vfs_quota(bundle: Bundle) -> Quota:
-    """What its file server gets."""
-    total = budget.VFS
-    for _ in bundle.volumes:
-        total = total + VOLUME
-    if bundle.volatile and not bundle.read_only:
-        total = total + CHANGES
-    return total
-
-
 def components(bundle: Bundle) -> int:
     """How many there are in its sub-init at first, with itself."""
-    servers = bundle.files + _has_directories(bundle) + len(bundle.drivers)
+    servers = bundle.files + file_servers.has_directories(bundle) + len(bundle.drivers)
     return 2 + servers + len(list(network.components(bundle)))
 
 
 def waiting(name: str, *, files: bool, has: Equipment) -> Node:
     """The configuration of a sub-init that waits for a container; ``files``: its file servers wait as well."""
     root = _empty(SPARE_SERVICES)
-    for each in _waiting_servers(name, has) if files else ():
+    for each in file_servers.waiting(name, has) if files else ():
         root.add(each)
     return root
 
 
-def _waiting_servers(name: str, has: Equipment) -> Iterable[Node]:
-    """File servers as most containers need them, before there is one: what they serve is put in its place later."""
-    numbers = range(SPARE_VOLUMES)
-    volumes = [(n, _volume_place(name, n), writable) for n in numbers for writable in (True, False)]
-    policies = [*_policies(VFS, _upper_place(name), []), *_policies(OWN_VFS, _upper_place(name), volumes)]
-    yield _files(policies)
-    yield _late_vfs(name, has)
-
-
-def suits_late(bundle: Bundle) -> bool:
-    """Whether the VFS that waits can be this container's, as it is."""
-    return bundle.files and not bundle.read_only and not bundle.volumes and not bundle.volatile
-
-
 def keeps_unused(bundle: Bundle) -> bool:
     """Whether file servers that a container has no use for may stay for a while: not where it needs their quota."""
-    return not bundle.files and (quota(bundle) + FILES + budget.VFS).fits(SPARE)
+    return not bundle.files and (quota(bundle) + file_servers.FILES + budget.VFS).fits(SPARE)
 
 
 def _empty(services: Iterable[str]) -> Node:
@@ -312,7 +253,7 @@ def _empty(services: Iterable[str]) -> Node:
 
 def subinit(
     bundle: Bundle,
-    tree: Tree | None = None,
+    tree: file_servers.Tree | None = None,
     execs: Sequence[Exec] = (),
     *,
     has: Equipment = BARE,
@@ -327,12 +268,12 @@ def subinit(
     root = _empty(_of_the_parent(bundle))
     if bundle.heartbeat:
         root.add(node("heartbeat", rate_ms=HEARTBEAT_MS))
-    vfs = _vfs_name(bundle, waited)
+    vfs = file_servers.server(bundle, waited)
     root.add(_main(bundle, vfs))  # first, as they are made in turn: while the others are, it loads
     if bundle.files:
         if tree is None:
             raise InvalidArgument(f"the files of container {bundle.name} are nowhere")
-        for each in _file_servers(bundle, tree, has, waited):
+        for each in file_servers.components(bundle, tree, has, waited):
             root.add(each)
     for each in network.components(bundle):
         root.add(each)
@@ -344,137 +285,10 @@ def subinit(
         root.add(_exec(bundle, wanted, vfs))
     if waited and unused:
         there = {each.name for each in root.nodes("start")}
-        for each in _waiting_servers(bundle.name, has):
+        for each in file_servers.waiting(bundle.name, has):
             if each.name not in there:
                 root.add(each)
     return root
-
-
-def _file_servers(bundle: Bundle, tree: Tree, has: Equipment, waited: bool) -> Iterable[Node]:
-    if _has_directories(bundle):
-        if waited:
-            yield next(each for each in _waiting_servers(bundle.name, has) if each.name == "files")
-        else:
-            volumes = [(n, tree.volumes[each.target], each.writable) for n, each in enumerate(bundle.volumes)]
-            yield _files(_policies(VFS, "" if bundle.read_only else tree.upper, volumes))
-    if waited and suits_late(bundle):
-        yield _late_vfs(bundle.name, has, tree.image)
-    else:
-        yield _vfs(_vfs_name(bundle, waited), bundle, tree, has)
-
-
-def _vfs_name(bundle: Bundle, waited: bool) -> str:
-    """Who is asked for its files; a start node of the old name would go on as what it was."""
-    return OWN_VFS if waited and not suits_late(bundle) else VFS
-
-
-def _has_directories(bundle: Bundle) -> bool:
-    """Whether directories of the host are part of its files."""
-    return bundle.files and not bundle.volatile and (not bundle.read_only or bool(bundle.volumes))
-
-
-def _policies(vfs: str, upper: str, volumes: Iterable[tuple[int, str, bool]]) -> Iterable[Node]:
-    """What a container's `lx_fs` hands out to its VFS: the directory of changes, if there is one, and volumes.
-
-    Of these: the number, the directory, and whether it may be written to.
-    """
-    if upper:
-        yield node("policy", label_prefix=f"{vfs} -> upper", root=upper, writeable=True)
-    for number, place, writable in volumes:
-        flags: dict[str, Any] = {"writeable": True} if writable else {}
-        yield node("policy", label_prefix=f"{vfs} -> {_volume(number, writable)}", root=place, **flags)
-
-
-def _volume(number: int, writable: bool) -> str:
-    """What a VFS calls it."""
-    return f"{'volume' if writable else 'readonly'}-{number}"
-
-
-def _files(policies: Iterable[Node]) -> Node:
-    return node(
-        "start",
-        "files",
-        node("binary", "lx_fs"),
-        provides("File_system"),
-        node("config", "", *policies),
-        routed(anything_of_the_parent()),
-        caps=FILES.caps,
-        ram=budget.shown(FILES.ram),
-        ld=False,
-    )
-
-
-def _vfs(name: str, bundle: Bundle, tree: Tree, has: Equipment) -> Node:
-    content = [_devices(has, *drivers.devices(bundle))]
-    for number, volume in enumerate(bundle.volumes):
-        content.append(_at(volume.target, node("fs", label=f"{_volume(number, volume.writable)} -> /")))
-    upper = node("ram") if bundle.volatile else node("fs", label="upper -> /")
-    bound = {"limit": budget.shown(CHANGES.ram)} if bundle.volatile else {}
-    if bundle.read_only:
-        content.append(node("tar", IMAGE))
-    elif has.cow:
-        content.append(_cow(upper, **bound))
-    else:  # new files at the top work; a file of the image cannot be changed, see docs/genode.md
-        content += [upper, node("tar", IMAGE)]
-    routes = [_own_rom(IMAGE, ROM_PREFIX + tree.image), *_seed_routes(bundle.name, has)]
-    if _has_directories(bundle):
-        routes.append(to_child("File_system", "files"))
-    routes += drivers.routes(bundle)
-    return _vfs_server(name, content, vfs_quota(bundle), routes, writable=not bundle.read_only)
-
-
-def _late_vfs(container: str, has: Equipment, image: str = "") -> Node:
-    """One that looks at the container's files when somebody else does: so it is the same before there is an image."""
-    made = _cow(node("fs", label="upper -> /"))
-    made.set("late", True)
-    routes = [_own_rom(IMAGE, ROM_PREFIX + image)] if image else []
-    routes += [*_seed_routes(container, has), to_child("File_system", "files")]
-    return _vfs_server(VFS, [_devices(has), made], budget.VFS, routes, writable=True)
-
-
-def _own_rom(name: str, known: str) -> Node:
-    """What a VFS calls ``name`` is the ROM module ``known``."""
-    return node("service", "ROM", node("parent", label=known), label_last=name)
-
-
-def _seed_routes(container: str, has: Equipment) -> Iterable[Node]:
-    """Nobody but its VFS gets at what makes a container's random bytes."""
-    return [_own_rom(SEED, SEED_PREFIX + container)] if has.random else []
-
-
-def _vfs_server(name: str, content: Iterable[Node], quota: Quota, routes: Iterable[Node], *, writable: bool) -> Node:
-    flags: dict[str, Any] = {"writeable": True} if writable else {}
-    policies = [node("policy", label_prefix=prefix, root="/", **flags) for prefix in (f"{MAIN} ->", EXEC_PREFIX)]
-    return node(
-        "start",
-        name,
-        *([node("binary", VFS)] if name != VFS else []),
-        provides("File_system"),
-        node("config", "", node("vfs", "", *content), *policies),
-        routed(*routes, anything_of_the_parent()),
-        caps=quota.caps,
-        ram=budget.shown(quota.ram),
-    )
-
-
-def _devices(has: Equipment, *more: str) -> Node:
-    made = node("dir", "dev", node("null"), node("zero"), node("log"), *map(node, more))
-    for each in ("random", "urandom") if has.random else ():
-        made.add(node("random", "" if each == "random" else each))
-    if has.pipe:
-        made.add(node("dir", "pipe", node("pipe")))
-    return made
-
-
-def _cow(upper: Node, **bound: str) -> Node:
-    return node("cow", "", node("upper", "", upper, **bound), node("lower", "", node("tar", IMAGE)))
-
-
-def _at(path: str, leaf: Node) -> Node:
-    """``leaf`` at a path of the VFS, in directories."""
-    for part in reversed([part for part in path.split("/") if part]):
-        leaf = node("dir", part, leaf)
-    return leaf
 
 
 def _main(bundle: Bundle, vfs: str) -> Node:

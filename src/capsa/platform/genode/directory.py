@@ -13,7 +13,8 @@ from pathlib import Path
 
 from capsa import hid
 from capsa.errors import CapsaError, LaunchFailed, reason
-from capsa.platform.genode.compile import CONFIG_PREFIX, CONTAINERS, REPORT, SEED_PREFIX
+from capsa.platform.genode.compile import CONFIG_PREFIX, CONTAINERS, REPORT
+from capsa.platform.genode.nodes import SEED_PREFIX
 from capsa.platform.genode.report import State, read
 
 MOST = 1 << 20  # bytes of a report

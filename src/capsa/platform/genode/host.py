@@ -25,7 +25,7 @@ from capsa.errors import CapsaError, InvalidArgument, LaunchFailed, Unsupported
 from capsa.oci import runtime
 from capsa.platform import packets
 from capsa.platform.connection import failure_of
-from capsa.platform.genode import budget, bundle, compile, drivers, network, processes, spare
+from capsa.platform.genode import budget, bundle, compile, drivers, file_servers, network, nodes, processes, spare
 from capsa.platform.genode.budget import Quota
 from capsa.platform.genode.bundle import MAIN, TERMINAL, Console
 from capsa.platform.genode.directory import Directory, schemas_of
@@ -210,7 +210,7 @@ class GenodeHost:
 
     def _remove_work(self) -> None:
         """Take the working directory away, mounts first: what is below them is not Genode's."""
-        trees = self._place(compile.TREES)
+        trees = self._place(file_servers.TREES)
         for name in os.listdir(trees) if trees.is_dir() else ():
             self._unbind(name)
         if not trees.is_dir() or not os.listdir(trees):
@@ -401,11 +401,11 @@ class GenodeHost:
     def _offer(self, content: str) -> None:
         """Let core's ROM service hand out a file of the pool."""
         with contextlib.suppress(FileExistsError):
-            os.symlink(self._images.path(content), Path(self.settings.work, compile.ROM_PREFIX + content))
+            os.symlink(self._images.path(content), Path(self.settings.work, nodes.ROM_PREFIX + content))
 
-    def _tree(self, made: bundle.Bundle, root: CopyOnWrite, archive: str) -> compile.Tree:
+    def _tree(self, made: bundle.Bundle, root: CopyOnWrite, archive: str) -> file_servers.Tree:
         """A container's directories, put where Genode has them."""
-        tree = compile.tree(made, archive)
+        tree = file_servers.tree(made, archive)
         self._place(tree.upper).parent.mkdir(exist_ok=True)
         self._bind(root.upper, tree.upper, writable=True)
         for volume in made.volumes:
@@ -431,7 +431,7 @@ class GenodeHost:
 
     def _unbind(self, name: str) -> None:
         """Take a container's directories away again."""
-        where = self._place(f"{compile.TREES}/{name}")
+        where = self._place(f"{file_servers.TREES}/{name}")
         with contextlib.suppress(FileNotFoundError):
             for entry in os.listdir(where):
                 with contextlib.suppress(OSError):
@@ -538,7 +538,7 @@ class GenodeHost:
         """With the next configuration of all; raises `CapsaError`, `OSError`, and nothing is left of it."""
         try:
             if self._reserve.files:  # its file server opens that directory, and what is put there later
-                self._place(f"{compile.TREES}/{name}/upper").mkdir(parents=True)
+                self._place(f"{file_servers.TREES}/{name}/upper").mkdir(parents=True)
             self._watch_reports(name, files=True)
             self._reserve.make(name)
         except BaseException:

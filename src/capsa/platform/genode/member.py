@@ -15,7 +15,7 @@ from capsa.errors import CapsaError, Conflict, InvalidArgument, LaunchFailed, Un
 from capsa.hid import Node
 from capsa.platform import kept_exit, protocol
 from capsa.platform.connection import Answer, failure_of
-from capsa.platform.genode import budget, bundle, compile, network, output
+from capsa.platform.genode import budget, bundle, compile, file_servers, network, output
 from capsa.platform.genode.budget import Quota
 from capsa.platform.genode.bundle import MAIN, NO_TERMINAL, TERMINAL, Bundle, Console, Link, Names, rom_name
 from capsa.platform.genode.compile import Exec
@@ -125,7 +125,7 @@ class Member:
         machine: Machine,
         launch: Launch,
         made: Bundle,
-        tree: compile.Tree | None,
+        tree: file_servers.Tree | None,
         texts: Mapping[str, str],
         terminal: Terminal | None = None,
     ) -> None:

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from capsa.errors import InvalidArgument
 from capsa.hid import Node, NotRepresentable
 
+ROM_PREFIX = "rom-"
+SEED_PREFIX = f"{ROM_PREFIX}seed-"  # of what a container's random bytes are made of
+EXEC_PREFIX = "exec-"  # of additional components
 _LONGEST_ATTRIBUTE = 1000
 
 

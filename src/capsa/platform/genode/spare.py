@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 
 from capsa.errors import LaunchFailed
-from capsa.platform.genode import budget, compile
+from capsa.platform.genode import budget, compile, file_servers
 from capsa.platform.genode.budget import Quota
 from capsa.platform.genode.bundle import Bundle
 from capsa.platform.genode.directory import Directory
@@ -71,7 +71,7 @@ class Reserve:
         if not self.name or not compile.suits_spare(made):
             return False
         there = self.there()
-        return bool(there) and (not made.files or not self.files or set(compile.FILE_SERVERS) <= set(there))
+        return bool(there) and (not made.files or not self.files or set(file_servers.NAMES) <= set(there))
 
     def there(self) -> list[str]:
         """Its components that have begun, as it says, an empty name for itself; none before it has said anything.
@@ -88,7 +88,7 @@ class Reserve:
     def crippled(self) -> bool:
         """Whether file servers should wait in it, and do not."""
         there = self.there() if self.files and time.monotonic() - self._made > SETTLE_SECONDS else []
-        return bool(there) and not set(compile.FILE_SERVERS) <= set(there)
+        return bool(there) and not set(file_servers.NAMES) <= set(there)
 
     def take(self) -> str:
         """The name of the one that has become a container's."""
