@@ -43,14 +43,17 @@ class AttachedHost(GenodeHost):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        config, report = Path(settings.binaries), Path(settings.report)
-        self._directory = Directory(config, report, schemas_of(config))
-        self._log = LogFile(report / LOG)
+        self._log = LogFile(Path(settings.report) / LOG)
         self._lines = Lines("")
         # Beyond all that an earlier one has asked for: reports on that are not taken for answers, no name comes again.
         before = self._directory.state()
         earlier = int(before.version) if before is not None and before.version.isdecimal() else 0
-        self._version = self._launches = max(int(time.time()), earlier + 1)
+        self._deployment.version = self._named = max(int(time.time()), earlier + 1)
+
+    @staticmethod
+    def _shared(settings: Settings) -> Directory:
+        config = Path(settings.binaries)
+        return Directory(config, Path(settings.report), schemas_of(config))
 
     @property
     def notice(self) -> str:
@@ -66,12 +69,12 @@ class AttachedHost(GenodeHost):
         self.loop.watch(self._inotify.fileno(), READ, self._changed)
         self._watch(reports, "")
         self._watched[self._inotify.add(self._directory.report, IN_CREATE | IN_MODIFY)] = LOG
-        self._write_now()
+        self._deployment.write_now()
         deadline = time.monotonic() + ANSWER_SECONDS
-        while self._reported != self._version:
+        while not self._deployment.answered:
             if time.monotonic() > deadline:
                 raise Unavailable(
-                    f"the Genode does not answer: there is no report on version {self._version} of "
+                    f"the Genode does not answer: there is no report on version {self._deployment.version} of "
                     f"{self._directory.config / compile.CONTAINERS} in {reports / compile.REPORT}"
                 )
             self.loop.turn(0.1)
@@ -94,19 +97,19 @@ class AttachedHost(GenodeHost):
 
     def _tick(self) -> None:
         super()._tick()
-        answered = self._reported == self._version
-        if answered and self.members and time.monotonic() - self._written_at > ASK_SECONDS:
+        asked = self._deployment
+        if asked.answered and self.members and time.monotonic() - asked.written_at > ASK_SECONDS:
             try:
-                self._write()
+                asked.write()
             except CapsaError as error:
                 print(f"cannot ask the Genode for a report: {error}", file=sys.stderr, flush=True)
-                self._written_at = time.monotonic()
+                asked.written_at = time.monotonic()
 
     def _end(self) -> None:
         super()._end()
         self._log.close()
         try:
-            self._write_now()  # all have been withdrawn: none of them comes back with the Genode
+            self._deployment.write_now()  # all have been withdrawn: none of them comes back with the Genode
             self._clear()
         except (CapsaError, OSError) as error:
             print(f"what containers left behind cannot be taken away: {error}", file=sys.stderr, flush=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -28,33 +27,32 @@ from capsa.platform.connection import failure_of
 from capsa.platform.genode import budget, bundle, compile, drivers, file_servers, network, nodes, processes, spare
 from capsa.platform.genode.budget import Quota
 from capsa.platform.genode.bundle import MAIN, TERMINAL, Console
+from capsa.platform.genode.deployment import Deployment
 from capsa.platform.genode.directory import Directory, schemas_of
 from capsa.platform.genode.equipment import equipment
 from capsa.platform.genode.image import Images
+from capsa.platform.genode.launches import Launches
 from capsa.platform.genode.member import Member, link_of, names_of
 from capsa.platform.genode.names import NameSockets
 from capsa.platform.genode.output import Line, Lines
-from capsa.platform.genode.report import State
 from capsa.platform.genode.spare import Reserve
 from capsa.platform.genode.taps import Tap, Taps
 from capsa.platform.genode.terminals import Terminal
+from capsa.platform.genode.trees import Trees
 from capsa.platform.loop import READ, Loop
 from capsa.platform.protocol import Interface, Launch, Status
-from capsa.sys import mount
 from capsa.sys.inotify import IN_CLOSE_WRITE, IN_CREATE, IN_MOVED_TO, Inotify
 from capsa.vfs.tree import CopyOnWrite
 
 NEEDED = ("core", "ld.lib.so", "init", "timer", "lx_fs", "fs_rom", "fs_report")
 SHORT_ID = 12  # characters of a container's id in names: labels have 160 at most
-RESERVE = Quota(16 * budget.MIB, 300)
 LINGER_SECONDS = 5.0
-LATE_SECONDS, SILENT_SECONDS = 5.0, 30.0  # without a report on the newest configuration: it is said; it is the end
+SILENT_SECONDS = 30.0  # without a report on the newest configuration: it is of no use any more
 FAULT_SECONDS = 0.05  # after a fault was said, until the process has gone
 TICK = 0.1
 _EVENTS = IN_CLOSE_WRITE | IN_CREATE | IN_MOVED_TO
 _CORE = 'mkdir -p "/tmp/genode-$(id -u)" && mount -t tmpfs -o mode=700 tmpfs "/tmp/genode-$(id -u)" && exec ./core'
 _APART = ("setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child")
-_launches = msgspec.json.Decoder(Launch)
 
 
 class Settings(msgspec.Struct):
@@ -98,31 +96,31 @@ class GenodeHost:
         self.loop = Loop(select.epoll(), self._children[0], lambda _pid, _status: None)
         self.members: dict[str, Member] = {}
         binaries = Path(settings.binaries)
-        host = Path(settings.work, "host")
-        self._directory = Directory(host / "config", host / "report", schemas_of(binaries), Path(settings.work))
+        self._directory = self._shared(settings)
         self._images = Images(Path(settings.store))
+        self._trees = Trees(Path(settings.work))
         self._has = equipment(binaries, attached=bool(settings.report))
-        self._engines: list[socket.socket] = []
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._launches = Launches(self.loop, settings.control, self._launch)
         self._inotify = Inotify()
         self._watched: dict[int, str] = {}
         self._lines = Lines()
         self._core: subprocess.Popen[bytes] | None = None
-        self._version = 0
-        self._launches = 0
-        self._reported = -1
-        self._outdated = False
-        self._complained = 0
-        self._written_at = time.monotonic()
-        self._limit = Quota(settings.ram, settings.caps)
+        self._named = 0
         self._last_need = time.monotonic()
         self._over = False
         self._last_words = ""
         self._fault: tuple[float, str] | None = None
         self._taps = Taps()
         self._warned = False  # of the driver of networks
-        self._given = compile.CONFIGS  # to all that are in the newest configuration
         self._reserve = Reserve(self._directory, self._has, files=_has_late(binaries))
+        self._most = Quota(settings.ram, settings.caps)
+        self._deployment = Deployment(self._directory, self.members, self._reserve, self._most)
+
+    @staticmethod
+    def _shared(settings: Settings) -> Directory:
+        """By what it is told, and tells; raises `CapsaError`."""
+        host, work = Path(settings.work, "host"), Path(settings.work)
+        return Directory(host / "config", host / "report", schemas_of(Path(settings.binaries)), work)
 
     @property
     def notice(self) -> str:
@@ -134,13 +132,13 @@ class GenodeHost:
     def start(self) -> None:
         """Start core and listen for engines; raises `CapsaError`."""
         work = Path(self.settings.work)
-        self._remove_work()
+        self._trees.remove_work()
         for name in ("config", "report", f"report/{compile.CONTAINERS}", "tree"):
             (work / "host" / name).mkdir(parents=True)
         for entry in os.scandir(self.settings.binaries):
             (work / entry.name).symlink_to(os.path.abspath(entry.path))
-        (work / "config").write_text(hid.write(compile.system(self._limit)))
-        self._directory.write_containers(self._document(), self._version)
+        (work / "config").write_text(hid.write(compile.system(self._most)))
+        self._deployment.begin()
         self.loop.watch(self._inotify.fileno(), READ, self._changed)
         self._watch(self._directory.report / compile.CONTAINERS, "")
         self._core = subprocess.Popen(
@@ -165,38 +163,28 @@ class GenodeHost:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        if self._engines or self.members:
+        if self._launches.engines or self.members:
             self._last_need = now
         elif now - self._last_need > LINGER_SECONDS:
             self._over = True
-        self._notice_silence(now - self._written_at)
+        silence = self._deployment.silence()
+        if silence > SILENT_SECONDS:
+            self._last_words = f"it reported nothing for {silence:.0f} seconds"
+            self._ended()
         if self._fault is not None and now > self._fault[0]:
             self._find_faulted(self._fault[1])
             self._fault = None
         for member in list(self.members.values()):
             if member.watched:
                 self._look(member)
-            member.left(self._reported)
+            member.left(self._deployment.reported)
             if member.unused and time.time_ns() - member.status.started_at > spare.QUIET_SECONDS * 1e9:
                 self._end_unused(member)
-        if self.keeps_spare and self._engines and not self._reserve.resting and self._quiet(now):
+        if self.keeps_spare and self._launches.engines and not self._reserve.resting and self._quiet(now):
             self._tidy()
 
-    def _notice_silence(self, seconds: float) -> None:
-        """Each configuration is to be answered by a report; a Genode that is silent for long is of no use any more."""
-        if self._reported == self._version or seconds < LATE_SECONDS:
-            return
-        if self._complained != self._version:
-            self._complained = self._version
-            print(f"no report on configuration {self._version} for {seconds:.0f} s", file=sys.stderr, flush=True)
-        if seconds > SILENT_SECONDS:
-            self._last_words = f"it reported nothing for {seconds:.0f} seconds"
-            self._ended()
-
     def _end(self) -> None:
-        self._listener.close()
-        with contextlib.suppress(OSError):
-            os.unlink(self.settings.control)
+        self._launches.close()
         if self._core is not None and self._core.poll() is None:
             os.killpg(self._core.pid, signal.SIGKILL)
             self._core.wait()
@@ -206,69 +194,14 @@ class GenodeHost:
         for member in self.members.values():
             member.reception.close()
         self._taps.unplug(lambda _each: True)
-        self._remove_work()
+        self._trees.remove_work()
 
-    def _remove_work(self) -> None:
-        """Take the working directory away, mounts first: what is below them is not Genode's."""
-        trees = self._place(file_servers.TREES)
-        for name in os.listdir(trees) if trees.is_dir() else ():
-            self._unbind(name)
-        if not trees.is_dir() or not os.listdir(trees):
-            shutil.rmtree(self.settings.work, ignore_errors=True)
+    # -- launches
 
     def _listen(self) -> None:
-        path = Path(self.settings.control)
-        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
-            before = os.umask(0o077)
-            try:
-                self._listener.bind(f"/proc/self/fd/{directory}/{path.name}")
-            finally:
-                os.umask(before)
-        finally:
-            os.close(directory)
         for each in self._has.lacks():
             print(each, file=sys.stderr, flush=True)
-        self._listener.listen(8)
-        self._listener.setblocking(False)
-        self.loop.watch(self._listener.fileno(), READ, self._accept)
-
-    # -- engines
-
-    def _accept(self, _events: int) -> None:
-        try:
-            end, _address = self._listener.accept()
-        except OSError:
-            return
-        end.setblocking(False)
-        self._engines.append(end)
-        self.loop.watch(end.fileno(), READ, lambda _events: self._serve(end))
-
-    def _serve(self, end: socket.socket) -> None:
-        try:
-            packet = packets.receive(end)
-        except BlockingIOError:
-            return
-        except OSError:
-            packet = None
-        if packet is None:
-            self.loop.forget(end.fileno())
-            self._engines.remove(end)
-            end.close()
-            return
-        data, fds = packet
-        try:
-            launch = _launches.decode(data)
-            control = socket.socket(fileno=fds.pop(0))
-        except (msgspec.DecodeError, IndexError) as error:
-            print(f"a malformed launch: {error}", file=sys.stderr)
-            for fd in fds:
-                os.close(fd)
-            return
-        ends = [socket.socket(fileno=fd) for fd in fds]
-        self._launch(launch, control, ends[: len(launch.attach)], ends[len(launch.attach) :])
+        self._launches.listen()
 
     def _launch(
         self, launch: Launch, control: socket.socket, attached: list[socket.socket], held: list[socket.socket]
@@ -288,7 +221,7 @@ class GenodeHost:
             member.reception.listen()
             self._write_container(member)
             if not member.quota.fits(member.granted):
-                self._write()
+                self._deployment.write()
         except (CapsaError, OSError) as error:
             member.fail(error)
             for each in attached:
@@ -310,7 +243,7 @@ class GenodeHost:
             self._has.check_input(made)
         for content in (*([contents.archive] if made.files else []), *contents.roms.values()):
             self._offer(content)
-        spare_suits = self._reserve.suits(made) and compile.SPARE.fits(self._left())
+        spare_suits = self._reserve.suits(made) and compile.SPARE.fits(self._deployment.left())
         wanted = compile.SPARE if spare_suits else compile.quota(made)
         there = len(self._reserve.there()) if spare_suits else 0
         self._fits(launch.id, wanted, max(0, compile.components(made) - there), beside=not spare_suits)
@@ -325,7 +258,7 @@ class GenodeHost:
             for interface in launch.interfaces:
                 self._taps.plug(name, network.driver(link_of(interface)), interface)
         except BaseException:
-            self._unbind(name)
+            self._trees.unbind(name)
             self._taps.unplug(lambda tap: tap.container == name)
             if names is not None:
                 names.close()
@@ -347,8 +280,8 @@ class GenodeHost:
 
     def _new_name(self, prefix: str) -> str:
         """Another one for each run: `init` would take a start node that it has not seen leave for the one it has."""
-        self._launches += 1
-        return f"{prefix}{self._launches}"
+        self._named += 1
+        return f"{prefix}{self._named}"
 
     def _placed(self, made: bundle.Bundle, launch: Launch) -> bundle.Bundle:
         """The same with what depends on where this Genode is: its networks. Raises `InvalidArgument`, `Unsupported`."""
@@ -385,7 +318,7 @@ class GenodeHost:
 
     def terminal(self, container: str, component: str, console: Console) -> Terminal:
         """As of `capsa.platform.genode.member.Machine`."""
-        return Terminal(self._place(drivers.fifos(container, component)), console)
+        return Terminal(self._trees.place(drivers.fifos(container, component)), console)
 
     def _unused(self, which: Tap) -> bool:
         """Whether the driver has ended, by what Genode says."""
@@ -405,45 +338,7 @@ class GenodeHost:
 
     def _tree(self, made: bundle.Bundle, root: CopyOnWrite, archive: str) -> file_servers.Tree:
         """A container's directories, put where Genode has them."""
-        tree = file_servers.tree(made, archive)
-        self._place(tree.upper).parent.mkdir(exist_ok=True)
-        self._bind(root.upper, tree.upper, writable=True)
-        for volume in made.volumes:
-            if not os.path.isdir(volume.source):
-                raise Unsupported(f"{volume.source} is no directory: only directories can be mounted on Genode")
-            self._bind(volume.source, tree.volumes[volume.target], writable=volume.writable)
-        return tree
-
-    def _bind(self, source: str, path: str, *, writable: bool) -> None:
-        """Genode's lx_fs, a process of the host with all its rights, would follow links wherever they lead."""
-        self._place(path).mkdir(exist_ok=True)
-        flags = mount.ATTR_NOSYMFOLLOW | mount.ATTR_NOSUID | mount.ATTR_NODEV | mount.ATTR_NOEXEC
-        cloned = mount.clone(source)
-        try:
-            mount.attributes(cloned, set=flags | (0 if writable else mount.ATTR_RDONLY))
-            target = os.open(self._place(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                mount.attach(cloned, target, path)
-            finally:
-                os.close(target)
-        finally:
-            os.close(cloned)
-
-    def _unbind(self, name: str) -> None:
-        """Take a container's directories away again."""
-        where = self._place(f"{file_servers.TREES}/{name}")
-        with contextlib.suppress(FileNotFoundError):
-            for entry in os.listdir(where):
-                with contextlib.suppress(OSError):
-                    mount.umount(str(where / entry), mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
-                with contextlib.suppress(OSError):
-                    os.rmdir(where / entry)  # never more than that: a mount that stays is somebody's files
-            with contextlib.suppress(OSError):
-                os.rmdir(where)
-
-    def _place(self, path: str) -> Path:
-        """A path of Genode's, from its working directory on."""
-        return Path(self.settings.work, path.removeprefix("/"))
+        return self._trees.bind(made, root, archive)
 
     # -- what containers need of it
 
@@ -458,7 +353,7 @@ class GenodeHost:
             self._write_container(member)
             member.returns = member.version
         else:
-            member.awaits = self._write()
+            member.awaits = self._deployment.write()
 
     def _write_container(self, member: Member) -> None:
         self._directory.write_container(member.name, member.subinit(self._has), member.version + 1)
@@ -466,25 +361,23 @@ class GenodeHost:
 
     def _go_on(self) -> None:
         """Genode has done what the newest report is about: what waited for that is next."""
-        if self._outdated and self._reported == self._version:
-            try:
-                self._write()
-            except CapsaError as error:
-                self._outdated = False
-                print(f"the configuration cannot be written: {error}", file=sys.stderr, flush=True)
-                for member in [each for each in self.members.values() if each.status.state == "creating"]:
-                    member.fail(error)
+        try:
+            self._deployment.catch_up()
+        except CapsaError as error:
+            print(f"the configuration cannot be written: {error}", file=sys.stderr, flush=True)
+            for member in [each for each in self.members.values() if each.status.state == "creating"]:
+                member.fail(error)
         for member in list(self.members.values()):
-            if member.active and 0 < member.awaits <= self._reported:
+            if member.active and 0 < member.awaits <= self._deployment.reported:
                 member.awaits = 0
                 try:
                     self._write_container(member)
                 except CapsaError as error:
                     member.stuck(error)
-            member.left(self._reported)
-        for name in self._reserve.gone(self._reported):
+            member.left(self._deployment.reported)
+        for name in self._reserve.gone(self._deployment.reported):
             self._forget_reports(name)
-            self._unbind(name)
+            self._trees.unbind(name)
 
     def admit(self, member: Member, wanted: Quota, components: int = 0) -> None:
         """As of `capsa.platform.genode.member.Machine`."""
@@ -492,20 +385,12 @@ class GenodeHost:
 
     def _fits(self, container: str, wanted: Quota, components: int, *, beside: bool = True) -> None:
         """Raises `LaunchFailed` where it does not; the spare sub-init goes where there is no room ``beside`` it."""
-        what, left = f"container {container[:SHORT_ID]}", self._left()
+        what, left = f"container {container[:SHORT_ID]}", self._deployment.left()
         budget.check(wanted, left, what)
         if components:
             budget.check_descriptors(components, *self._descriptors(), what)
         if beside and not wanted.fits(left - compile.SPARE):
-            self._reserve.drop(self._version + 1)
-
-    def _left(self) -> Quota:
-        """What is left for others, a spare sub-init not counted."""
-        left = self._limit - compile.CONFIGS - RESERVE
-        for each in self.members.values():
-            if each.active:  # what it is to have no more, it may have still
-                left = left - each.quota.larger(each.granted)
-        return left
+            self._reserve.drop(self._deployment.version + 1)
 
     def _descriptors(self) -> tuple[int, int]:
         """How many files core has open, and how many it may; zeros where nobody knows."""
@@ -516,20 +401,21 @@ class GenodeHost:
 
     def _quiet(self, now: float) -> bool:
         """Whether nothing else is to be done, and that for a while."""
-        answered = self._reported == self._version and now - self._written_at > spare.QUIET_SECONDS
-        return answered and not any(each.watched or each.leaving for each in self.members.values())
+        deployment = self._deployment
+        settled = deployment.answered and now - deployment.written_at > spare.QUIET_SECONDS
+        return settled and not any(each.watched or each.leaving for each in self.members.values())
 
     def _tidy(self) -> None:
         """Have a spare sub-init, where there is room for one."""
         try:
             if self._reserve.crippled:
                 self._no_file_servers("they do not begin")
-            changed = self._reserve.overdue(self._version)
-            if not self._reserve.name and spare.affordable(self._left(), *self._descriptors()):
+            changed = self._reserve.overdue(self._deployment.version)
+            if not self._reserve.name and spare.affordable(self._deployment.left(), *self._descriptors()):
                 self._make_spare(self._new_name(spare.PREFIX))
                 changed = True
             if changed:
-                self._write()
+                self._deployment.write()
         except (CapsaError, OSError) as error:
             self._reserve.rest()
             print(f"no sub-init is kept in reserve: {error}", file=sys.stderr, flush=True)
@@ -538,19 +424,19 @@ class GenodeHost:
         """With the next configuration of all; raises `CapsaError`, `OSError`, and nothing is left of it."""
         try:
             if self._reserve.files:  # its file server opens that directory, and what is put there later
-                self._place(f"{file_servers.TREES}/{name}/upper").mkdir(parents=True)
+                self._trees.await_one(name)
             self._watch_reports(name, files=True)
             self._reserve.make(name)
         except BaseException:
             self._forget_reports(name)
-            self._unbind(name)
+            self._trees.unbind(name)
             raise
 
     def _no_file_servers(self, why: str) -> None:
         """None wait any more: containers get theirs when they start."""
         print(f"no file servers are kept in reserve: {why}", file=sys.stderr, flush=True)
         self._reserve.files = False
-        self._reserve.drop(self._version + 1)
+        self._reserve.drop(self._deployment.version + 1)
 
     def _end_unused(self, member: Member) -> None:
         """A container runs whose sub-init has file servers that it does not need: they would only take memory."""
@@ -566,7 +452,7 @@ class GenodeHost:
     def withdraw(self, member: Member) -> int:
         """As of `capsa.platform.genode.member.Machine`."""
         member.status = msgspec.structs.replace(member.status, state="exited")
-        return self._write_if_possible(f"container {member.name}")
+        return self._deployment.write_if_possible(f"container {member.name}")
 
     def forget(self, member: Member) -> None:
         """As of `capsa.platform.genode.member.Machine`."""
@@ -574,44 +460,7 @@ class GenodeHost:
             return
         member.reception.close()
         self._forget_reports(member.name)
-        self._unbind(member.name)
-
-    def _document(self) -> hid.Node:
-        return compile.containers(self._entries())
-
-    def _entries(self) -> list[compile.Entry]:
-        return [*(each.entry() for each in self.members.values() if each.active), *self._reserve.entries]
-
-    def _write(self) -> int:
-        """Let the configuration be what is wanted now; the number that it has, or will have. Raises `LaunchFailed`.
-
-        Not before the one that is there has been answered: on base-linux, a file that is replaced while `fs_rom` reads
-        it may leave that waiting for ever, and with it every `init` that wants to know of it.
-        """
-        if self._reported != self._version:
-            self._outdated = True
-            return self._version + 1
-        self._write_now()
-        return self._version
-
-    def _write_now(self) -> None:
-        self._directory.write_containers(self._document(), self._version + 1)
-        self._version += 1  # not before: nobody would ever answer one that could not be written
-        self._outdated = False
-        for each in self.members.values():
-            each.granted = each.quota
-        self._given = compile.CONFIGS
-        for entry in self._entries():
-            self._given = self._given + entry.quota
-        self._written_at = time.monotonic()
-
-    def _write_if_possible(self, what: str) -> int:
-        """As `_write`; where less is wanted than before, a failure can wait until the next time."""
-        try:
-            return self._write()
-        except CapsaError as error:
-            print(f"{what} keeps what it had: {error}", file=sys.stderr, flush=True)
-            return self._version + 1
+        self._trees.unbind(member.name)
 
     # -- what Genode says
 
@@ -635,7 +484,7 @@ class GenodeHost:
         if "" in concerned:
             state = self._directory.state()
             if state is not None:
-                self._take(state)
+                self._deployment.take(state)
                 self._go_on()
                 concerned |= set(self.members)
         for name in concerned:
@@ -646,23 +495,13 @@ class GenodeHost:
         if self._taps:
             self._taps.unplug(self._unused)
 
-    def _take(self, state: State) -> None:
-        with contextlib.suppress(ValueError):
-            self._reported = int(state.version)
-        if state.ram.quota and self._reported == self._version:
-            # What is handed out to children is not counted in it any more.
-            self._limit = Quota(
-                min(self.settings.ram, state.ram.quota + self._given.ram),
-                min(self.settings.caps, state.caps.quota + self._given.caps),
-            )
-
     def _look(self, member: Member) -> None:
         state = self._directory.state()
         outer = state.children.get(member.name) if state is not None else None
         inner = self._directory.state_of(member.name)
         if inner is not None and member.active and inner.version == str(member.returns):
             member.returns = 0
-            self._write_if_possible(f"container {member.name}")
+            self._deployment.write_if_possible(f"container {member.name}")
         self._output(READ)  # what a component wrote before its end has to be taken before that
         member.reported(outer, inner)
 
@@ -689,7 +528,7 @@ class GenodeHost:
         plain = line.plain.decode(errors="replace")
         if line.end is not None and line.container and line.container == self._reserve.name:
             self._no_file_servers(f"{line.component}: {line.end[1]}")
-            self._write_if_possible("the sub-init in reserve")
+            self._deployment.write_if_possible("the sub-init in reserve")
         if plain.startswith("Kernel:"):
             self._fault = (time.monotonic() + FAULT_SECONDS, plain.removeprefix("Kernel:").partition(",")[0].strip())
         if plain:
@@ -714,9 +553,9 @@ class GenodeHost:
             faulted = processes.faulted(core, [*compile.SYSTEM, *running, *waiting])
             if any(label in waiting for label in faulted):
                 faulted = [label for label in faulted if label not in waiting]
-                self._reserve.drop(self._version + 1)
+                self._reserve.drop(self._deployment.version + 1)
                 self._reserve.rest()
-                self._write_if_possible("the sub-init in reserve")
+                self._deployment.write_if_possible("the sub-init in reserve")
             for label in faulted:
                 if label in running:
                     member, name = running[label]
@@ -734,5 +573,5 @@ class GenodeHost:
                 member.fail(LaunchFailed(why))
             else:
                 member.end(137, why)
-                member.left(self._version + 1)
+                member.left(self._deployment.version + 1)
         self._over = True
