@@ -167,12 +167,14 @@ class TarReader:
         if block != _ZERO:
             return block
         if (self._at < len(self._chunk) or self._fill()) and self._take(BLOCK) != _ZERO:
-            raise BrokenArchive("malformed layer: a single zero block between entries")
+            raise BrokenArchive("malformed tar archive: a single zero block between entries")
         return None
 
     def _extension(self, size: int, what: str) -> bytes:
         if size > self._limits.header:
-            raise BrokenArchive(f"malformed layer: {what} of {size} bytes, at most {self._limits.header} are accepted")
+            raise BrokenArchive(
+                f"malformed tar archive: {what} of {size} bytes, at most {self._limits.header} are accepted"
+            )
         data = self._take(size)
         self._padding = -size % BLOCK
         return data
@@ -208,9 +210,9 @@ class TarReader:
         if long_link:
             entry.link = long_link
         if not entry.name:
-            raise BrokenArchive("malformed layer: an entry without a name")
+            raise BrokenArchive("malformed tar archive: an entry without a name")
         if b"\0" in entry.name or b"\0" in entry.link:
-            raise BrokenArchive(f"malformed layer: a zero byte in the name or link of {entry}")
+            raise BrokenArchive(f"malformed tar archive: a zero byte in the name or link of {entry}")
         self._classify(entry, kind)
         self._left = entry.stored
         self._padding = -entry.stored % BLOCK
@@ -232,7 +234,7 @@ class TarReader:
         elif kind == _DUMPDIR:
             entry.type = DIRECTORY
         else:
-            raise BrokenArchive(f"malformed layer: {entry} is of the unknown type {kind.decode('latin-1')!a}")
+            raise BrokenArchive(f"malformed tar archive: {entry} is of the unknown type {kind.decode('latin-1')!a}")
 
     def _old_sparse(self, entry: Entry, block: bytes) -> None:
         """The map of an old GNU sparse file: four extents in the header, 21 in each extension block."""
@@ -307,7 +309,7 @@ def _verify(block: bytes, stated: bytes) -> None:
     if checksum == sum(block) - sum(stated):
         return
     if checksum != sum(byte - 256 if byte > 127 else byte for byte in block[:148] + block[156:]):
-        raise BrokenArchive("malformed layer: a header with a wrong checksum (not a tar archive, or a damaged one)")
+        raise BrokenArchive("malformed tar archive: a header with a wrong checksum (it is none, or damaged)")
 
 
 def _number(text: bytes) -> int:
@@ -318,13 +320,13 @@ def _number(text: bytes) -> int:
     if text[0] & 0x80:
         value = _signed(text)
         if value < 0:
-            raise BrokenArchive("malformed layer: a negative number in a header")
+            raise BrokenArchive("malformed tar archive: a negative number in a header")
         return value
     text = text.strip(b" \0").split(b"\0", 1)[0]
     if not text:
         return 0
     if not _OCTAL.fullmatch(text):
-        raise BrokenArchive(f"malformed layer: {shown(text)} in a header is not an octal number")
+        raise BrokenArchive(f"malformed tar archive: {shown(text)} in a header is not an octal number")
     return int(text, 8)
 
 
@@ -336,7 +338,7 @@ def _signed(text: bytes) -> int:
 
 def _decimal(text: bytes) -> int:
     if not _DECIMAL.fullmatch(text):
-        raise BrokenArchive(f"malformed layer: {shown(text)} in a PAX header is not a number")
+        raise BrokenArchive(f"malformed tar archive: {shown(text)} in a PAX header is not a number")
     return int(text)
 
 
@@ -378,11 +380,11 @@ def _records(data: bytes) -> tuple[dict[bytes, bytes], list[bytes]]:
         end = at + _decimal(data[at:space]) if space > 0 else 0
         key, equals, value = data[space + 1 : end - 1].partition(b"=")
         if space < at or end <= space or end > len(data) or data[end - 1] != 10 or not equals or not key:
-            raise BrokenArchive("malformed layer: a PAX record with a wrong length")
+            raise BrokenArchive("malformed tar archive: a PAX record with a wrong length")
         if key == b"GNU.sparse.offset" or key == b"GNU.sparse.numbytes":
             sparse.append(value)
             if (len(sparse) % 2 == 1) != (key == b"GNU.sparse.offset"):
-                raise BrokenArchive("malformed layer: the map of a sparse file is out of order")
+                raise BrokenArchive("malformed tar archive: the map of a sparse file is out of order")
         records[key] = value
         at = end
     return records, sparse
@@ -411,14 +413,14 @@ def _apply(entry: Entry, records: dict[bytes, bytes]) -> None:
                 try:
                     entry.xattrs[name] = b64decode(value + b"=" * (-len(value) % 4), validate=True)
                 except ValueError:
-                    raise BrokenArchive(f"malformed layer: the attribute {shown(name)} is not base64") from None
+                    raise BrokenArchive(f"malformed tar archive: the attribute {shown(name)} is not base64") from None
 
 
 def _time(text: bytes) -> int:
     """Decimal seconds with any number of digits after the point, as nanoseconds."""
     match = _TIME.fullmatch(text)
     if match is None:
-        raise BrokenArchive(f"malformed layer: {shown(text)} in a PAX header is not a time")
+        raise BrokenArchive(f"malformed tar archive: {shown(text)} in a PAX header is not a time")
     sign, seconds, fraction = match.groups()
     value = int(seconds) * _NANO + int(((fraction or b"") + b"000000000")[:9])
     return -value if sign else value
