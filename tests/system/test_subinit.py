@@ -18,11 +18,11 @@ from fixtures import processes
 
 from capsa.errors import CapsaError, Conflict, LaunchFailed, NotFound
 from capsa.oci.runtime import Box, Linux, Memory, Mount, Namespace, Process, Resources, Root, Spec, dumps
-from capsa.platform import protocol
+from capsa.platform import packets, protocol
 from capsa.platform.linux.attendant import LINGER_SECONDS
 from capsa.platform.linux.cgroup import Cgroup, remove_parent
 from capsa.platform.linux.platform import LinuxPlatform
-from capsa.platform.protocol import Attach, Launch, Log
+from capsa.platform.protocol import Attach, Launch, Log, Status
 from capsa.platform.sandbox import stream_pair
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -420,3 +420,48 @@ def test_an_attendant_whose_sub_init_dies_before_they_are_tied_takes_no_launch()
     assert os.read(taken, 1) == b""
     os.close(taken)
     engine.close()
+
+
+DYING = """
+import os, sys
+from capsa.platform.linux import subinit, zygote
+
+main = subinit.main
+
+def dying(engine, take):
+    if not os.path.exists(sys.argv[2]):
+        os._exit(1)
+    main(engine, take)
+
+subinit.main = dying
+zygote.main()
+"""
+
+
+def test_a_launch_is_refused_where_each_sub_init_dies_and_the_next_one_may_live(tmp_path):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    well = tmp_path / "well"
+    words = [sys.executable, "-c", DYING, str(theirs.fileno()), str(well)]
+    zygote = subprocess.Popen(words, pass_fds=[theirs.fileno()])
+    theirs.close()
+    try:
+        for _ in range(2):
+            failed = launched(ours)
+            assert failed.state == "failed" and "each sub-init ends before" in failed.failure.message
+        well.touch()
+        # One that lives takes it, and has no answer to an empty launch; one more may be dying just now.
+        assert None in (launched(ours), launched(ours))
+    finally:
+        ours.close()
+        assert zygote.wait(20) == 0
+
+
+def launched(zygote: socket.socket) -> Status | None:
+    """What is answered to a launch; None for nothing."""
+    end, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with end:
+        end.settimeout(30)
+        with control:
+            socket.send_fds(zygote, [b"{}"], [control.fileno()])
+        packet = packets.receive(end)
+    return packet and msgspec.json.decode(packet[0], type=Status)

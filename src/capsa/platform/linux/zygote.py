@@ -26,6 +26,7 @@ from capsa.sys.title import set_title
 
 LAUNCH = 0.05  # seconds that a launch has the processors to itself before the next reserve is made
 PAUSE = 0.1  # seconds, after a fork that failed or a reserve that died
+DEAD = 3  # reserves that died one after the other, until a launch is not kept waiting for the next
 
 
 def main() -> None:
@@ -38,6 +39,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     gc.disable()
+    dead = 0
     while True:
         taken, take = os.pipe2(os.O_CLOEXEC)
         try:
@@ -60,8 +62,12 @@ def main() -> None:
         os.close(taken)
         if word == subinit.NO_ENGINE:
             return
-        if not word:
+        dead = 0 if word else dead + 1
+        if dead:
             time.sleep(PAUSE)
+            waits = dead >= DEAD and select.select([engine], [], [], 0)[0]
+            if waits and not _refuse(engine, "each sub-init ends before it takes the launch: is there memory for one?"):
+                return
         with contextlib.suppress(ChildProcessError):  # the reserve died, and there is no other
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
