@@ -65,6 +65,23 @@ struct Test::Main
 		try { return fn(); } catch (...) { return false; }
 	}
 
+	using Packet = File_system::Packet_descriptor;
+
+	/**
+	 * Let the server answer 'packet', which is released by the caller
+	 */
+	Packet _answer(Packet const &packet)
+	{
+		auto &tx = *_fs.tx();
+
+		tx.submit_packet(packet);
+
+		while (!tx.ack_avail())
+			_env.ep().wait_and_dispatch_one_io_signal();
+
+		return tx.get_acked_packet();
+	}
+
 	/**
 	 * Let the server read or write the begin of a file
 	 *
@@ -73,25 +90,31 @@ struct Test::Main
 	size_t _transfer(File_system::File_handle file, auto const operation,
 	                 char *content, size_t const size)
 	{
-		using Packet = File_system::Packet_descriptor;
-
 		auto &tx = *_fs.tx();
 
 		Packet packet(tx.alloc_packet(size), file, operation, size, 0);
 
 		memcpy(tx.packet_content(packet), content, size);
-		tx.submit_packet(packet);
-
-		while (!tx.ack_avail())
-			_env.ep().wait_and_dispatch_one_io_signal();
-
-		packet = tx.get_acked_packet();
+		packet = _answer(packet);
 
 		size_t const count = packet.succeeded() ? min(packet.length(), size) : 0;
 
 		memcpy(content, tx.packet_content(packet), count);
 		tx.release_packet(packet);
 		return count;
+	}
+
+	/**
+	 * Wait until all that was written has arrived
+	 *
+	 * A server that hands on to another one answers a write before that has
+	 * taken it. Closed without a sync, the file is gone for it by then.
+	 */
+	bool _synced(File_system::File_handle file)
+	{
+		Packet const packet = _answer(Packet(_fs.tx()->alloc_packet(0), file, Packet::SYNC, 0));
+		_fs.tx()->release_packet(packet);
+		return packet.succeeded();
 	}
 
 	void _with_file(Node const &step, File_system::Mode mode, bool create, auto const &fn)
@@ -114,7 +137,7 @@ struct Test::Main
 			size_t const size = content.length() - 1;
 			char buffer[Text::capacity()] { };
 			copy_cstring(buffer, content.string(), sizeof(buffer));
-			bool const ok = _transfer(file, File_system::Packet_descriptor::WRITE, buffer, size) == size;
+			bool const ok = _transfer(file, Packet::WRITE, buffer, size) == size && _synced(file);
 			_fs.close(file);
 			if (ok) log("made");
 			return ok;
@@ -125,8 +148,7 @@ struct Test::Main
 	{
 		_with_file(step, File_system::READ_ONLY, false, [&] (File_system::File_handle file) {
 			char buffer[200] { };
-			size_t const count = _transfer(file, File_system::Packet_descriptor::READ,
-			                               buffer, sizeof(buffer));
+			size_t const count = _transfer(file, Packet::READ, buffer, sizeof(buffer));
 			_fs.close(file);
 			log("read: ", Cstring(buffer, count));
 			return true;
