@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -118,6 +119,11 @@ class Container:
     def host(self) -> HostConfig:
         """What depends on the host."""
         return self.document.host
+
+    @cached_property
+    def command(self) -> str:
+        """The command column of ``docker ps``; each list asks for all of them."""
+        return " ".join((self.document.path, *(f"'{word}'" if " " in word else word for word in self.document.args)))
 
     @property
     def running(self) -> bool:

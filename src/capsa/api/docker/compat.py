@@ -73,10 +73,11 @@ def stop_signal(text: str, version: Version) -> str:
     return text if version >= (1, 42) else ""
 
 
-def summary(found: dict[str, Any], version: Version) -> dict[str, Any]:
-    """A line of ``GET /containers/json``: annotations came with 1.46."""
+def summaries(found: list[dict[str, Any]], version: Version) -> list[dict[str, Any]]:
+    """``GET /containers/json``: annotations came with 1.46."""
     if version < (1, 46):
-        found["HostConfig"].pop("Annotations", None)
+        for line in found:
+            line["HostConfig"].pop("Annotations", None)
     return found
 
 

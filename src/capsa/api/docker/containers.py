@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -86,17 +87,18 @@ async def list_(call: Call) -> web.StreamResponse:
     everything = everything or "before" in filters or "since" in filters
     bounds = _bounds(call, filters)
     linked = links.names(engine)
+    sized, now = call.flag("size"), time.time_ns()
     for container in engine.containers.newest_first():
         if not everything and not container.active:
             continue
         if filters and not _selected(call, container, filters, bounds):
             continue
         also = linked.get(container.id, ())
-        line = summary(engine, container, size=await _size(call, container), names=also)
-        found.append(compat.summary(line, call.version))
+        size = await asyncio.to_thread(engine.writable_size, container) if sized else -1
+        found.append(summary(engine, container, size=size, now=now, names=also))
         if limit > 0 and len(found) >= limit:
             break
-    return answer(found)
+    return answer(compat.summaries(found, call.version))
 
 
 def _check_filters(filters: Filters) -> None:

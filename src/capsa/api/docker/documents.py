@@ -60,13 +60,12 @@ def summary(
     ``size``: bytes of the writable layer, if that was asked for; ``names``: what it is called by links to it.
     """
     document, state = container.document, container.state
-    command = " ".join((document.path, *(f"'{word}'" if " " in word else word for word in document.args)))
     found: dict[str, Any] = {
         "Id": container.id,
         "Names": [f"/{container.name}", *names],
         "Image": document.image_name,
         "ImageID": document.image,
-        "Command": command,
+        "Command": container.command,
         "Created": document.created // 10**9,
         "Ports": port_list(engine, container),
         "Labels": document.config.labels,
