@@ -451,9 +451,11 @@ def test_a_launch_is_refused_where_each_sub_init_dies_and_the_next_one_may_live(
         well.touch()
         # One that lives takes it, and has no answer to an empty launch; one more may be dying just now.
         assert None in (launched(ours), launched(ours))
-    finally:
         ours.close()
         assert zygote.wait(20) == 0
+    finally:
+        zygote.kill()
+        zygote.wait()
 
 
 def launched(zygote: socket.socket) -> Status | None:
