@@ -15,10 +15,10 @@ from capsa.errors import CapsaError, Conflict, InvalidArgument, LaunchFailed, Un
 from capsa.hid import Node
 from capsa.platform import kept_exit, protocol
 from capsa.platform.connection import Answer, failure_of
-from capsa.platform.genode import budget, bundle, compile, file_servers, network, output
+from capsa.platform.genode import additional, budget, bundle, compile, file_servers, network, output
+from capsa.platform.genode.additional import INCOMPLETE_SECONDS, Additional
 from capsa.platform.genode.budget import Quota
-from capsa.platform.genode.bundle import MAIN, NO_TERMINAL, TERMINAL, Bundle, Console, Link, Names, rom_name
-from capsa.platform.genode.compile import Exec
+from capsa.platform.genode.bundle import MAIN, TERMINAL, Bundle, Console, Link, Names
 from capsa.platform.genode.equipment import Equipment
 from capsa.platform.genode.names import NameSockets
 from capsa.platform.genode.report import Child, State
@@ -30,7 +30,6 @@ from capsa.platform.reception import Reception
 from capsa.platform.streams import STDERR, STDOUT, Streams
 
 MOST_SKIPPED = 3
-INCOMPLETE_SECONDS = 1.0  # a session that is missing is missing for longer: reports may be behind
 LEAVE_SECONDS = 1.0  # until its end is told in any case: its components end in some milliseconds, or not at all
 # Genode has no signals. These end a component, which is what they do to a Linux process that does not know them.
 ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL})
@@ -65,36 +64,6 @@ class Machine(Protocol):
 
     def forget(self, member: Member) -> None:
         """It was released: nothing of it is left."""
-
-
-class Additional:
-    """An additional component that an engine asked for (``exec``)."""
-
-    def __init__(
-        self, exec: str, wanted: Exec, streams: Streams, answer: Answer, terminal: Terminal | None = None
-    ) -> None:
-        self.exec = exec
-        self.wanted = wanted
-        self.streams = streams
-        self.answer: Answer | None = answer
-        self.lacking = 0.0
-        self.terminal = terminal
-
-    def close(self) -> None:
-        """It has ended: take what it has written, and nothing more."""
-        _close(self.streams, self.terminal)
-
-
-def _close(streams: Streams, terminal: Terminal | None) -> None:
-    streams.drain()
-    streams.close()
-    if terminal is not None:
-        terminal.close()
-
-
-def _line(text: bytes, console: Console) -> bytes:
-    """A line of LOG for who is attached."""
-    return text + (b"\r\n" if console.tty else b"\n")
 
 
 def link_of(interface: protocol.Interface) -> Link:
@@ -369,31 +338,14 @@ class Member:
 
     def _exec(self, command: protocol.Exec, ends: list[socket.socket], answer: Answer) -> None:
         self._running()
-        process = command.process
+        wanted = additional.wanted(command, self.bundle, self._exec_count + 1, self._texts)
         has_terminal = TERMINAL in self.bundle.drivers
-        if (command.stdin or process.terminal) and not has_terminal:
-            raise Unsupported(
-                "additional components have no standard input and no terminal on Genode where the container's has none "
-                f"({NO_TERMINAL})"
-            )
-        binary = rom_name(process.args[0]) if process.args else ""
-        if binary not in dict(self.bundle.roms):
-            raise LaunchFailed(f"there is no {binary or 'program'} in the image of the container", 127)
         self._machine.admit(self, compile.exec_quota(self.bundle), 1 + has_terminal)
         self._exec_count += 1
-        environment = bundle.variables(process.env)
-        wanted = Exec(
-            f"exec-{self._exec_count}",
-            binary,
-            tuple(process.args),
-            tuple(each for each in environment if each[0] != bundle.VARIABLE),
-            bundle.config_of(dict(environment).get(bundle.VARIABLE, ""), self._texts),
-            bundle.console_of(process),
-        )
         terminal = None
         if has_terminal:
             terminal = self._machine.terminal(self.name, wanted.name, wanted.console)
-            streams = terminal.streams(self._machine.loop, stdin=command.stdin or process.terminal, once=True)
+            streams = terminal.streams(self._machine.loop, stdin=command.stdin or wanted.console.tty, once=True)
         else:
             streams = Streams(self._machine.loop, fed=True)
         added = Additional(command.exec, wanted, streams, answer, terminal)
@@ -443,7 +395,10 @@ class Member:
             self._there = {each.name for each in inner.children.values() if each.id is not None and not each.incomplete}
             self._notice_shortage(inner.children)
             for each in list(self.execs.values()):
-                self._exec_reported(each, inner.children.get(each.wanted.name))
+                child = inner.children.get(each.wanted.name)
+                code = each.reported(child) if child is not None else None
+                if code is not None:
+                    self._exec_ended(each, code)
         exited = next((each.exited for each in (main, outer) if each is not None and each.exited is not None), None)
         if exited is not None and self.active:
             self.began()
@@ -494,7 +449,7 @@ class Member:
         """One of its components has written a line to LOG."""
         for each in list(self.execs.values()):
             if each.wanted.name == line.component:
-                each.streams.emit(STDOUT, _line(line.text, each.wanted.console))
+                each.wrote(line.text)
                 if line.end is not None:
                     self._exec_ended(each, line.end[0])
         if line.component.startswith("exec-"):
@@ -502,7 +457,7 @@ class Member:
         if line.component == MAIN:
             if self.status.state == "creating":
                 self.began()
-            self.streams.emit(STDOUT, _line(line.text, self.bundle.console))
+            self.streams.emit(STDOUT, additional.line(line.text, self.bundle.console))
             if line.end is not None:
                 self.end(*line.end)
             return
@@ -571,28 +526,13 @@ class Member:
             self.reception.say(self.status)
 
     def _let_go(self) -> None:
-        _close(self.streams, self._terminal)
+        additional.close(self.streams, self._terminal)
         if self.names is not None:
             self.names.close()
             self.names = None
         for each in self.held:
             each.close()
         self.held = []
-
-    def _exec_reported(self, which: Additional, child: Child | None) -> None:
-        if child is None:
-            return
-        if which.answer is not None and child.id is not None and not child.incomplete:
-            which.answer(Started(pid=0))
-            which.answer = None
-        if child.incomplete:
-            which.lacking = which.lacking or time.monotonic()
-        if child.incomplete and which.answer is not None and time.monotonic() - which.lacking > INCOMPLETE_SECONDS:
-            which.answer(failure_of(LaunchFailed("a ROM or a service that the component needs is not there", 127)))
-            which.answer = None
-            self._exec_ended(which, 127)
-        elif child.exited is not None:
-            self._exec_ended(which, child.exited & 0xFF)
 
     def _exec_ended(self, which: Additional, code: int, *, apply: bool = True) -> None:
         del self.execs[which.exec]
