@@ -165,6 +165,38 @@ def test_a_client_that_does_not_read_stops_the_process_and_loses_nothing(loop):
     assert sum(len(data) for _tag, data in frames(got)) == written
 
 
+def test_what_is_handed_in_comes_after_what_was_written_before(loop):
+    rig = Rig(loop, raw=True, fed=True)
+    client = rig.attach(stdout=True)
+    for number in range(10):
+        os.write(rig.stdout, b"written %d\n" % number)
+        rig.streams.emit(1, b"handed in %d\n" % number)
+    rig.turn()
+    assert read_all(client) == b"".join(b"written %d\nhanded in %d\n" % (number, number) for number in range(10))
+
+
+def test_who_does_not_read_is_let_go_of_only_if_what_is_handed_in_is_too_much(loop):
+    rig = Rig(loop, raw=True, fed=True)
+    slow = rig.attach(stdout=True)
+    for _ in range(2 * BACKLOG // 4096):
+        if select.select([], [rig.stdout], [], 0)[1]:
+            os.write(rig.stdout, b"x" * 4096)
+        rig.turn(1)
+    assert not select.select([], [rig.stdout], [], 0)[1]  # held back
+    for _ in range(1000):
+        rig.streams.emit(1, b"line\n")
+    assert not rig.streams.idle
+    data = b""
+    for _ in range(100):
+        data += read_all(slow)
+        rig.turn()
+    assert data.count(b"line\n") == 1000
+    while not rig.streams.idle:
+        rig.streams.emit(1, b"x" * 100_000)
+    rig.turn()
+    assert not rig.streams.busy
+
+
 def test_a_client_that_leaves_does_not_disturb_the_others(loop):
     rig = Rig(loop)
     stays, leaves = rig.attach(stdout=True), rig.attach(stdout=True)

@@ -47,6 +47,11 @@ class Client:
         """More waits for it than it should."""
         return len(self._backlog) >= BACKLOG
 
+    @property
+    def hopeless(self) -> bool:
+        """As much again waits for it, of output that nobody can hold back."""
+        return len(self._backlog) >= 2 * BACKLOG
+
     def send(self, tag: int, data: bytes) -> None:
         """Pass output on, in the form that the protocol asks for."""
         if tag not in self._output:
@@ -292,10 +297,15 @@ class Streams:
         return len(data)
 
     def emit(self, tag: int, data: bytes) -> None:
-        """Take output whose writer cannot be slowed down: a client that does not keep up is let go of."""
+        """Take output whose writer cannot be slowed down: a client that does not keep up is let go of.
+
+        What has been written to the process's own output before comes before it, if that is not held back.
+        """
         for client in list(self._clients):
-            if client.congested:
+            if client.hopeless:
                 client.drop()
+        if not any(client.congested for client in self._clients):
+            self.drain()
         self._pass_on(tag, data)
 
     def _pass_on(self, tag: int, data: bytes) -> None:
