@@ -321,6 +321,7 @@ def _birth(
             stdio=None if spec.process.terminal else (0, 1, 2),
             cache=f"{os.path.dirname(container.directory)}/.seccomp",
             born=born,
+            at_once=not waits,
             door=listener,
             tied=False,
             keep=keep,

@@ -63,6 +63,7 @@ def create(
     network: int | None = None,
     meanwhile: Callable[[Birth], None] | None = None,
     born: Callable[[int], None] | None = None,
+    at_once: bool = False,
     door: int | None = None,
     tied: bool = True,
     keep: int = 0,
@@ -77,7 +78,8 @@ def create(
     as PID 1. ``names``: make the sockets of a name service. ``sibling``: the process becomes a child of the caller's
     parent, and dies with that. ``network``: a namespace of `interfaces.new_network` to take instead of a new one.
     ``meanwhile`` is called while the process sets itself up; with it, the process need not wait for `Birth.start`,
-    which has to follow at once. ``born`` is called with its pid meanwhile, and changes nothing of that.
+    which has to follow at once. ``at_once``: likewise, with nothing to be done meanwhile. ``born`` is called with its
+    pid meanwhile, and changes nothing of that.
     ``door``, ``tied``, ``keep``, ``pivot``, ``keyring``: see `birth.Plan`; at the door it is `start` that lets it go
     on, in any process, and `Birth.start` is not to be called.
     ``warn``: the specification is somebody else's and is taken at its word: ``warn`` is told of capabilities that
@@ -123,7 +125,7 @@ def create(
         _read_ahead(linux)
         made = _make(plan, cgroup.fd, sibling)
     try:
-        _attend(made, plan, cache, meanwhile, born)
+        _attend(made, plan, cache, meanwhile, born, at_once)
     except Gone as error:
         made.abort()
         raise _gone(error, cgroup) from error
@@ -243,6 +245,7 @@ def _attend(
     cache: StrPath | None,
     meanwhile: Callable[[Birth], None] | None,
     born: Callable[[int], None] | None,
+    at_once: bool,
 ) -> None:
     """The caller's part until the child says ``created``."""
     channel, spec = made.channel, plan.spec
@@ -271,8 +274,9 @@ def _attend(
             made.end = calls.pidfd_open(made.pid)  # before it may execute, and end
         except OSError:
             channel.last_words()
-        if spec.hooks is None and not plan.spaces.has("user"):  # those have their turn before it executes
-            made.tell()
+    if (at_once or meanwhile is not None) and spec.hooks is None and not plan.spaces.has("user"):
+        made.tell()  # otherwise those have their turn before it executes
+    if meanwhile is not None:
         meanwhile(made)
     while True:
         message, fd = channel.receive()
