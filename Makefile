@@ -38,7 +38,7 @@ $(VENV)/.tested: pyproject.toml requirements-dev.lock | $(VENV)/.installed
 	@.ci/launcher $(VENV)
 	@touch $@
 
-$(VENV)/.launcher: .ci/launcher $(VENV)/.installed
+$(VENV)/.launcher: .ci/launcher src/capsa/runtime/codec.py $(VENV)/.installed
 	@.ci/launcher $(VENV)
 	@touch $@
 

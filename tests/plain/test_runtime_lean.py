@@ -378,3 +378,39 @@ def test_a_process_that_stays_looks_for_garbage_again() -> None:
         "print(before, gc.isenabled(), gc.get_freeze_count() > 1000)\n"
     )
     assert told.split() == ["False", "True", "True"]
+
+
+# Where the launcher has Python begin (.ci/launcher).
+BEGIN = Path(sys.prefix) / "lib" / "capsa-runtime" / "bin" / "python"
+_CODECS = """
+import codecs, io, sys
+text = "\\u00fc\\ud83d\\U0001f4a9"
+print(sys.stdout.encoding, sys.getfilesystemencoding(), ascii(text.encode("utf-8", "surrogatepass")))
+for data in (b"\\xc3\\xbc", b"\\xff", b"\\xc3"):
+    for errors in ("strict", "surrogateescape", "replace"):
+        try:
+            print(ascii(data.decode("utf8", errors)), ascii(io.TextIOWrapper(io.BytesIO(data), "utf-8", errors).read()))
+        except UnicodeDecodeError as error:
+            print(error)
+decoder = codecs.getincrementaldecoder("UTF-8")()
+print(ascii([decoder.decode(b"\\xc3"), decoder.decode(b"\\xbc"), decoder.decode(b"", True)]))
+print(ascii([codecs.getincrementalencoder("utf_8")().encode("\\u00fc"), codecs.lookup("u8").name]))
+print("\\u00fc".encode("latin-1"), "\\u00fc.x".encode("idna"), b"\\xfc".decode("iso8859_15") == "\\u00fc")
+try:
+    codecs.lookup("none of these")
+except LookupError as error:
+    print(error)
+import json, encodings.aliases
+print(json.__file__, encodings.aliases.__file__, len(encodings.aliases.aliases), encodings.normalize_encoding("a-b"))
+"""
+
+
+@pytest.mark.parametrize("environment", [{}, {"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C"}, {"LC_ALL": "POSIX"}])
+def test_python_begins_with_one_codec_and_finds_the_others(environment: dict[str, str]) -> None:
+    told = [
+        subprocess.run([program, "-S", "-s", "-P", "-c", _CODECS], env=environment, stdout=subprocess.PIPE, check=True)
+        for program in (str(BEGIN), os.path.realpath(BEGIN))
+    ]
+    assert told[0].stdout == told[1].stdout and b"/encodings/aliases.py 3" in told[0].stdout
+    before = [str(BEGIN), "-I", "-S", "-c", "import sys; print('encodings.aliases' in sys.modules)"]
+    assert subprocess.run(before, stdout=subprocess.PIPE, check=True, text=True).stdout == "False\n"
