@@ -22,7 +22,7 @@ from capsa.runtime import together
 together.use()
 from capsa.runtime import record, verb
 import capsa.platform.linux
-print(type(record.__spec__.loader).__name__, type(verb.__spec__.loader).__name__, verb.PROGRAM, verb.__file__)
+print(type(record.__loader__).__name__, type(verb.__loader__).__name__, verb.PROGRAM, verb.__file__)
 """
 
 
@@ -96,7 +96,7 @@ print("begun", flush=True)
 sys.stdin.readline()
 from capsa.runtime import record
 import capsa.platform.linux.inroot
-print(type(record.__spec__.loader).__name__, record.Record.__name__, capsa.platform.linux.inroot.make.__name__)
+print(type(record.__loader__).__name__, record.Record.__name__, capsa.platform.linux.inroot.make.__name__)
 """
 
 
@@ -122,7 +122,7 @@ import sys
 sys.path += sys.argv[1:3]
 from capsa.runtime import together
 together.use()
-for name in sorted(sys.meta_path[0]._table):
+for name in sorted(name for name in sys.meta_path[0]._table if ":" not in name):
     if os.fork() == 0:
         try:
             __import__(name)

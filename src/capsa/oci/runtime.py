@@ -329,6 +329,16 @@ class State(msgspec.Struct, rename="camel"):
     annotations: dict[str, str] = {}
 
 
+class ContainerProcessState(Struct, kw_only=True):
+    """What a seccomp agent gets together with the listener (config-linux.md, Container Process State)."""
+
+    oci_version: str
+    fds: list[str]
+    pid: int
+    metadata: str = ""
+    state: State
+
+
 _decoder = msgspec.json.Decoder(Spec)
 
 

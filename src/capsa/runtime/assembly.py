@@ -1,27 +1,36 @@
 """Makes the file that `together` reads: ``python -m capsa.runtime.assembly``, see the Makefile.
 
-The code in it lacks what nothing looks at while capsa-runtime works: docstrings, annotations of functions, what is for
-type checkers only, which lines instructions come from, and what local variables are called. That is a third of what it
-would take in memory. With ``--debug``, which tells where something went wrong, modules come from elsewhere.
+The code in it lacks what nothing looks at while capsa-runtime works: docstrings, annotations of functions and what is
+imported for those, what is for type checkers only, which lines instructions come from, and what local variables are
+called. That is a third of what it would take in memory. With ``--debug``, which tells where something went wrong,
+modules come from elsewhere. The types of a specification are in it a second time, see `capsa.runtime.plain`.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib.util
 import inspect
 import marshal
 import os
 import sys
+import types
+import typing
 from pathlib import Path
+from typing import Any
 
-from capsa.runtime import together
+import msgspec
+
+from capsa.oci import runtime
+from capsa.runtime import plain, together
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import CodeType
+    from types import CodeType, ModuleType
 
+    from capsa.runtime.plain import Field, Kind
     from capsa.runtime.together import Row
 
 _PACKAGES = ("oci", "platform", "platform/linux", "platform/linux/cgroup", "runtime", "sys", "vfs")
@@ -32,6 +41,7 @@ _EXTENSIONS = (
     "_blake2",
     "_ctypes",
     "_datetime",
+    "_json",
     "_socket",
     "_struct",
     "array",
@@ -48,6 +58,10 @@ class _Lighter(ast.NodeTransformer):
     def visit_Module(self, node: ast.Module) -> ast.Module:
         node.body = [each for each in node.body if not _is_future(each)]
         self.generic_visit(node)
+        used = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+        if "__all__" in used:
+            used |= {str(each.value) for each in ast.walk(node) if isinstance(each, ast.Constant)}
+        node.body = [each for each in node.body if not isinstance(each, ast.ImportFrom) or _without(each, used)]
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
@@ -66,16 +80,81 @@ class _Lighter(ast.NodeTransformer):
         return node
 
 
+def _without(node: ast.ImportFrom, used: set[str]) -> bool:
+    """Leave out names of ours that were for annotations only (``as`` is for others to import); whether any remain."""
+    if (node.module or "").startswith("capsa."):
+        node.names = [each for each in node.names if each.asname or each.name in used]
+    return bool(node.names)
+
+
 def _is_future(node: ast.stmt) -> bool:
     return isinstance(node, ast.ImportFrom) and node.module == "__future__"
 
 
-def compiled(content: bytes, source: str) -> CodeType:
-    """The module's code, as it is in the file."""
+def compiled(content: bytes, source: str, structures: ModuleType | None = None) -> CodeType:
+    """The module's code, as it is in the file; with tables in the place of its ``structures``, if asked for."""
     tree = ast.parse(content, source)
     flags = annotations.compiler_flag if any(_is_future(each) for each in tree.body) else 0
+    if structures is not None:
+        _tabulate(tree, structures)
     lighter = ast.fix_missing_locations(_Lighter().visit(tree))
     return _without_names(compile(lighter, source, "exec", flags=flags, dont_inherit=True, optimize=2))
+
+
+def _tabulate(tree: ast.Module, structures: ModuleType) -> None:
+    """Have structures made when they are asked for, see `capsa.runtime.plain`."""
+    names = [each.name for each in tree.body if isinstance(each, ast.ClassDef)]
+    tables = {name: marshal.dumps(_table(getattr(structures, name))) for name in names}
+    begin = ast.parse(f"__getattr__ = msgspec.types({tables!r})").body
+    body: list[ast.stmt] = []
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            body += begin
+            begin = []
+        elif isinstance(node, ast.ImportFrom) and node.module == "typing":
+            continue
+        else:
+            if isinstance(node, ast.Assign):
+                used = [each.id for each in ast.walk(node) if isinstance(each, ast.Name) and each.id in names]
+                body += ast.parse("".join(f"{name} = __getattr__({name!r})\n" for name in used)).body
+            body.append(node)
+    tree.body = body
+
+
+def _table(kind: type[msgspec.Struct]) -> tuple[bool, tuple[Field, ...]]:
+    """Whether its defaults are left out, and its fields."""
+    fields = []
+    for each in msgspec.structs.fields(kind):
+        default: Any = each.default
+        if each.default_factory is not msgspec.NODEFAULT:
+            default = _form(each.default_factory)
+        elif each.required:
+            default = None
+        fields.append((each.name, each.encode_name, _form(each.type), each.required, default))
+    return bool(kind.__struct_config__.omit_defaults), tuple(fields)
+
+
+def _form(kind: Any) -> Kind:
+    """How a table describes a type."""
+    inner = typing.get_args(kind)
+    match typing.get_origin(kind):
+        case types.UnionType | typing.Union if len(inner) == 2 and inner[1] is type(None):
+            return "none", _form(inner[0])
+        case typing.Literal:
+            return "one", inner
+        case builtins.list:
+            return "list", _form(inner[0])
+        case builtins.dict if inner[0] is str:
+            return "dict", _form(inner[1])
+    if kind is Any:
+        return "any"
+    if issubclass(kind, msgspec.Struct):
+        return "struct", kind.__name__
+    if kind in (list, dict):
+        return kind.__name__, ""
+    if kind in (str, int, bool):
+        return str(kind.__name__)
+    raise TypeError(f"capsa.runtime.plain knows no {kind}")
 
 
 def _without_names(code: CodeType) -> CodeType:
@@ -135,16 +214,19 @@ def write() -> None:
     codes: list[bytes] = []
     place = 0
     sources = dict(_sources())
-    for name, source in sources.items():
+    variants = {plain.VARIANT: (plain.TYPES, runtime)}
+    for entry in (*sources, *variants):
+        name, structures = variants.get(entry, (entry, None))
+        source = sources[name]
         package = source.name == "__init__.py"
         known, content = source.stat(), source.read_bytes()
-        code = marshal.dumps(compiled(content, str(source)))
+        code = marshal.dumps(compiled(content, str(source), structures))
         wanted = needed(content, name if package else name.rpartition(".")[0])
         # Not its own modules, which may want something of a package that is there by half.
         needs = tuple(
             dict.fromkeys(each for each in wanted if each in sources and not f"{each}.".startswith(f"{name}."))
         )
-        table[name] = (str(source), package, known.st_mtime_ns, known.st_size, place, len(code), needs)
+        table[entry] = (str(source), package, known.st_mtime_ns, known.st_size, place, len(code), needs)
         codes.append(code)
         place += len(code)
     for name in _EXTENSIONS:

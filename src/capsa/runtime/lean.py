@@ -60,30 +60,46 @@ def import_os() -> None:
         _with_stand_ins(("os",), stand_ins.for_os())
 
 
-def load(names: tuple[str, ...], *, types: bool = True) -> None:
+def load(names: tuple[str, ...], *, types: bool = True, plainly: bool = False) -> None:
     """Import the modules ``names``, and msgspec before them (``types``), with stand-ins for what they import.
 
+    ``plainly``: with `plain` in the place of msgspec, which there is for the types of a specification alone.
     A verb that hardly ever needs msgspec calls this again where it does.
     """
     if "msgspec" in sys.modules:
         return
-    if types:
-        names = (*_TYPED, *names)
     gc.disable()  # all of this stays, and few calls take long enough for anything else to matter (`collect`)
-    if not types or _is_known():
+    with together.finder() as finder:  # one and the same file until all of it is read
+        if plainly and _is_plain(finder):
+            types = False
+        if types:
+            names = (*_TYPED, *names)
+        if types and not _is_known():
+            for name in names:
+                __import__(name)
+            return
+        if types:
+            _placed.update(stand_ins.make() | stand_ins.for_msgspec())
         for name in LATER:
             if name not in names:
                 sys.modules.setdefault(name, _Later(name))
         _with_stand_ins(names)
-    else:
-        for name in names:
-            __import__(name)
 
 
 def collect() -> None:
     """From now on garbage is looked for again: this process stays for as long as a container."""
     gc.freeze()
     gc.enable()
+
+
+def _is_plain(finder: together.Finder | together.Nothing) -> bool:
+    """Whether there is what `plain` needs, which then is msgspec."""
+    from capsa.runtime import plain
+
+    if not finder.prefer(plain.TYPES, plain.VARIANT):
+        return False
+    sys.modules.update(dict.fromkeys(plain.NAMES, plain))
+    return True
 
 
 def _is_known() -> bool:

@@ -55,10 +55,17 @@ VERBS = {
 
 # They have no need of msgspec, or hardly ever.
 LIGHT = frozenset({"delete", "kill", "list", "pause", "ps", "resume", "start", "state"})
+# They need of msgspec the types of a specification.
+PLAIN = frozenset({"create", "exec", "run"})
 # They take time anyway, and need more of Python's library than `lean` leaves.
 FULL = frozenset({"checkpoint", "features", "restore", "spec"})
 _CGROUPS = ("capsa.platform.linux.cgroup", "capsa.platform.linux.cgroup.kill")
-_CONTAINERS = ("capsa.platform.linux.container", "capsa.runtime.ancestors")
+_CONTAINERS = (
+    "capsa.platform.linux.container",
+    "capsa.platform.linux.cgroup.devices",
+    "capsa.platform.linux.cgroup.plan",
+    "capsa.runtime.ancestors",
+)
 # What verbs import while they are at work, and need always.
 WANTED = {
     "create": (*_CONTAINERS, "capsa.platform.linux.door"),
@@ -140,7 +147,9 @@ def dispatch(given: Options) -> int:
     settings = settings_of(given, log)
     name = given.arguments[0]
     if name in VERBS and name not in FULL:
-        lean.load((f"capsa.runtime.{VERBS[name]}", *WANTED.get(name, ())), types=name not in LIGHT)
+        lean.load(
+            (f"capsa.runtime.{VERBS[name]}", *WANTED.get(name, ())), types=name not in LIGHT, plainly=name in PLAIN
+        )
     found = verb(name)
     options = found.parse(given.arguments[1:])
     if options is None:

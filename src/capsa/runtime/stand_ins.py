@@ -37,10 +37,9 @@ _TYPES = {
 
 
 def make() -> dict[str, ModuleType | None]:
-    """All of them, by the name of what they stand for; None is a module that is not there."""
-    placed: dict[str, ModuleType | None] = {name: _Lazily(name, part) for name, part in _ONLY_C.items()}
-    placed |= {f"msgspec.{name}": _module(f"msgspec.{name}", schema=None, schema_components=None) for name in _FORMATS}
+    """Those for capsa's own modules, by the name of what they stand for."""
     abstract = _abstract()
+    placed: dict[str, ModuleType | None] = {name: _Lazily(name, part) for name, part in _ONLY_C.items()}
     placed |= {
         "__future__": _module("__future__", annotations=None),
         "_collections_abc": abstract,
@@ -48,11 +47,21 @@ def make() -> dict[str, ModuleType | None]:
         "collections.abc": abstract,
         "contextlib": _contexts(),
         "ctypes": _CTypes("ctypes", "_ctypes", _ctypes),
+        "socket": _Lazily("socket", "_socket", _socket),
+    }
+    return placed
+
+
+def for_msgspec() -> dict[str, ModuleType | None]:
+    """What msgspec wants besides; None is a module that is not there."""
+    placed: dict[str, ModuleType | None] = {
+        f"msgspec.{name}": _module(f"msgspec.{name}", schema=None, schema_components=None) for name in _FORMATS
+    }
+    return placed | {
         "decimal": _module("decimal", Decimal=type("Decimal", (), {})),
         "enum": _module("enum", Enum=type("Enum", (), {}), EnumMeta=type("EnumMeta", (type,), {})),
         "msgspec._utils": _utilities(),
         "re": _module("re", compile=None),
-        "socket": _Lazily("socket", "_socket", _socket),
         "types": _module(
             "types", GenericAlias=type(list[int]), MethodType=type(_Form().__getitem__), UnionType=type(int | None)
         ),
@@ -60,7 +69,6 @@ def make() -> dict[str, ModuleType | None]:
         "typing_extensions": None,
         "uuid": _module("uuid", UUID=type("UUID", (), {}), SafeUUID=type("SafeUUID", (), {"unknown": None})),
     }
-    return placed
 
 
 def _module(name: str, **content: Any) -> ModuleType:

@@ -74,6 +74,14 @@ class Finder:
         made = compile(_content(source), source, "exec", dont_inherit=True) if code is None else marshal.loads(code)  # noqa: S302
         exec(made, module.__dict__)  # noqa: S102
 
+    def prefer(self, name: str, variant: str) -> bool:
+        """Have module ``name`` made of another entry, if that is there and up to date, and the file is held open."""
+        row = self._table.get(variant)
+        if row is None or self._fd < 0 or not _is_current(row):
+            return False
+        self._table[name] = row
+        return True
+
     def provide(self, name: str) -> None:
         """Import ``name`` if it is one of these, as Python would, in a third of the time."""
         row = self._table.get(name)
@@ -84,13 +92,12 @@ class Finder:
             self.provide(above)
             if above not in sys.modules or name in sys.modules:
                 return
-        module = type(sys)(name)
-        spec = module.__spec__ = self._spec(name, row)
+        module = type(sys)(name)  # without a ``__spec__``, which only Python's import system would look at
         module.__loader__ = self  # type: ignore[assignment]
         module.__file__ = row[0]
         module.__package__ = name if row[1] else above
-        if spec.submodule_search_locations is not None:
-            module.__path__ = spec.submodule_search_locations
+        if row[1]:
+            module.__path__ = [row[0].rpartition("/")[0]]
         sys.modules[name] = module
         try:
             self.exec_module(module)
@@ -137,20 +144,25 @@ class Finder:
             self._fd = -1
 
 
-class _Nothing:
+class Nothing:
+    """In the place of a `Finder` where there is none."""
+
+    def prefer(self, _name: str, _variant: str) -> bool:
+        return False
+
     def provide(self, _name: str) -> None:
         pass
 
-    def __enter__(self) -> "_Nothing":
+    def __enter__(self) -> "Nothing":
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
 
-def finder() -> "Finder | _Nothing":
+def finder() -> "Finder | Nothing":
     """What finds modules in the file; a context in which many are imported."""
-    return next((each for each in sys.meta_path if isinstance(each, Finder)), _Nothing())
+    return next((each for each in sys.meta_path if isinstance(each, Finder)), Nothing())
 
 
 def _is_current(row: Row) -> bool:

@@ -17,7 +17,7 @@ from struct import Struct as Layout
 import msgspec
 
 from capsa.errors import CapsaError, Unsupported, reason
-from capsa.oci.runtime import Seccomp, State, Struct, dumps
+from capsa.oci.runtime import ContainerProcessState, Seccomp, State, dumps
 from capsa.platform.linux import seccomp_policy
 
 TYPE_CHECKING = False
@@ -104,16 +104,6 @@ def install(program: Filter) -> int | None:
             " kernel that has the actions and flags it uses)"
         ) from error
     return int(result) if program.notify else None
-
-
-class ContainerProcessState(Struct, kw_only=True):
-    """What a seccomp agent gets together with the listener (config-linux.md, Container Process State)."""
-
-    oci_version: str
-    fds: list[str]
-    pid: int
-    metadata: str = ""
-    state: State
 
 
 def send_listener(policy: Seccomp, descriptor: int, pid: int, state: State) -> None:
