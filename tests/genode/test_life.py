@@ -47,6 +47,17 @@ def test_a_component_runs_writes_and_exits(engine: EngineUnderTest) -> None:
     assert engine.docker("ps", "-aq").stdout == ""
 
 
+def test_a_component_has_the_processors_that_it_asks_for(engine: EngineUnderTest) -> None:
+    log = engine.run / "genode.log"
+    before = log.stat().st_size
+    done = engine.docker("run", "--rm", "-l", "org.genode.affinity=0/2", "-e", HELLO, "dummy")
+    assert (done.returncode, done.stdout) == (0, "hello\n")
+    assert "affinity" not in log.read_text()[before:]  # what `init` says of one that it cannot use
+    for text in ("2/2", "-1/2"):
+        done = engine.docker("run", "--rm", "-l", f"org.genode.affinity={text}", "-e", HELLO, "dummy", check=False)
+        assert done.returncode != 0 and f"org.genode.affinity is '{text}'" in done.stderr
+
+
 def test_both_platforms_are_in_one_list(engine: EngineUnderTest, busybox: str) -> None:
     run(engine, "native", LASTING)
     engine.docker("run", "-d", "--name", "linux", "--network", "none", busybox, "sleep", "600")

@@ -239,6 +239,9 @@ def test_limits_are_quotas() -> None:
         (spec(ram="1K"), "too little"),
         (spec(limit=1024), "too little"),
         (spec(priority="7"), "org.genode.priority"),
+        (spec(affinity="4/4"), "org.genode.affinity is '4/4'"),
+        (spec(affinity="2-1/4"), "org.genode.affinity is '2-1/4'"),
+        (spec(affinity="first"), "write 0/4 for the first of four processors, or 1-2/4"),
         (spec(heartbeat="maybe"), "write yes or no"),
         (spec(services="Pd"), "org.genode.services names 'Pd'"),
         (spec(colour="red"), "unknown setting org.genode.colour"),
@@ -250,6 +253,19 @@ def test_limits_are_quotas() -> None:
 def test_what_cannot_be_meant_is_refused_in_a_sentence(wanted: Spec, said: str) -> None:
     with pytest.raises(InvalidArgument, match=said):
         read(wanted)
+
+
+def test_an_affinity_is_that_of_the_images_components_alone() -> None:
+    wanted = compile.Exec("exec-1", "hello", (), (), None)
+    made = msgspec.structs.replace(read(spec(affinity="1-2/4")), name="c-1")
+    document = compile.subinit(made, TREE, [wanted], has=HAS)
+    assert "\n+ affinity-space | width: 4 | height: 1\n+ start main" in hid.write(document)
+    found = {each.name: [hid.write(node) for node in each.nodes("affinity")] for each in document.nodes("start")}
+    place = ["affinity | xpos: 1 | width: 2\n-\n"]
+    assert found == {"main": place, "exec-1": place, "files": [], "vfs": []}
+    one = compile.subinit(read(spec(affinity="0/2", vfs="no")))
+    assert "affinity | xpos: 0 | width: 1" in hid.write(one) and "affinity-space | width: 2" in hid.write(one)
+    assert "affinity" not in hid.write(compile.subinit(read(spec(vfs="no"))))
 
 
 WITH_TERMINAL = Equipment(cow=True, random=True, pipe=True, drivers=("Terminal",))

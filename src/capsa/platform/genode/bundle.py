@@ -5,7 +5,8 @@ its ``config`` node in HID (or the name of a file in the image that holds it: ``
 ``GENODE_CONFIG`` of the environment, which goes before it;
 ``org.genode.services``: more services of the Genode that it may use, by name; ``org.genode.vfs``: ``no`` where it
 uses no files; ``org.genode.heartbeat``: ``yes`` where it answers heartbeats; ``org.genode.priority``: 0 (highest) to
--3. ``org.capsa.dns``: addresses of name servers.
+-3; ``org.genode.affinity``: ``1-2/4``, the second and third of four processors. ``org.capsa.dns``: addresses of name
+servers.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from capsa.platform.genode import budget
 from capsa.platform.genode.budget import Quota
 
 PREFIX = "org.genode."
-KNOWN = ("ram", "caps", "config", "services", "vfs", "heartbeat", "priority")
+KNOWN = ("ram", "caps", "config", "services", "vfs", "heartbeat", "priority", "affinity")
 BASE_SERVICES = ("PD", "CPU", "RM", "LOG")
 MORE_SERVICES = ("Timer", "Rtc", "Report", "Trace", "Gui", "Nic", "Terminal", "Audio_out", "Play", "Record", "Event")
 MAIN = "main"
@@ -31,6 +32,7 @@ NO_TERMINAL = "org.genode.services=Terminal"
 VARIABLE = "GENODE_CONFIG"
 SERVERS = "org.capsa.dns"
 NAME = re.compile(r"[A-Za-z0-9_.+-]{1,63}")
+_AFFINITY = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?/([0-9]{1,4})")
 
 
 class Volume(msgspec.Struct, frozen=True):
@@ -71,6 +73,14 @@ class Console(msgspec.Struct, frozen=True):
     lines: int = 0
 
 
+class Affinity(msgspec.Struct, frozen=True):
+    """Processors: ``width`` of them from ``xpos`` on, where Genode counts ``space`` in a row."""
+
+    xpos: int
+    width: int
+    space: int
+
+
 class Bundle(msgspec.Struct, frozen=True):
     """One container, in Genode's terms.
 
@@ -94,7 +104,7 @@ class Bundle(msgspec.Struct, frozen=True):
     volumes: tuple[Volume, ...] = ()
     heartbeat: bool = False
     priority: int = 0
-    processors: tuple[int, int] | None = None
+    affinity: Affinity | None = None
     network: bool = False
     links: tuple[Link, ...] = ()
     driver: str = "linux_nic"
@@ -149,6 +159,7 @@ def read(spec: Spec, name: str, roms: Mapping[str, str], text_of: Mapping[str, s
         servers=tuple(spec.annotations.get(SERVERS, "").split()),
         heartbeat=_flag(annotations, "heartbeat", False),
         priority=_priority(annotations.get("org.genode.priority", "0")),
+        affinity=_affinity(annotations.get("org.genode.affinity", "")),
         console=console_of(process),
     )
 
@@ -218,6 +229,18 @@ def _flag(annotations: Mapping[str, str], name: str, default: bool) -> bool:
     if text not in (None, "yes", "no"):
         raise InvalidArgument(f"{PREFIX}{name} is {text[:80]!r}: write yes or no")
     return default if text is None else text == "yes"
+
+
+def _affinity(text: str) -> Affinity | None:
+    if not text:
+        return None
+    found = _AFFINITY.fullmatch(text)
+    first, last, space = (int(found[1]), int(found[2] or found[1]), int(found[3])) if found else (0, 0, 0)
+    if not first <= last < space:
+        raise InvalidArgument(
+            f"org.genode.affinity is {text[:80]!r}: write 0/4 for the first of four processors, or 1-2/4"
+        )
+    return Affinity(first, last - first + 1, space)
 
 
 def _priority(text: str) -> int:

@@ -7,7 +7,7 @@ the sub-init, with the third (`subinit`). docs/genode.md draws them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -268,6 +268,8 @@ def subinit(
     root = _empty(_of_the_parent(bundle))
     if bundle.heartbeat:
         root.add(node("heartbeat", rate_ms=HEARTBEAT_MS))
+    if bundle.affinity is not None:
+        root.add(node("affinity-space", width=bundle.affinity.space, height=1))
     vfs = file_servers.server(bundle, waited)
     root.add(_main(bundle, vfs))  # first, as they are made in turn: while the others are, it loads
     if bundle.files:
@@ -294,6 +296,7 @@ def subinit(
 def _main(bundle: Bundle, vfs: str) -> Node:
     children = [
         _binary(bundle, bundle.binary),
+        *_affinity(bundle),
         node("exit", propagate=True),
         _config(bundle.config, bundle.arguments, bundle.environment),
         _component_routes(bundle, vfs),
@@ -309,11 +312,18 @@ def _exec(bundle: Bundle, wanted: Exec, vfs: str) -> Node:
         "start",
         wanted.name,
         _binary(bundle, wanted.binary),
+        *_affinity(bundle),
         _config(wanted.config, wanted.arguments, wanted.environment),
         _component_routes(bundle, vfs, wanted.name),
         caps=_exec_quota(bundle).caps,
         ram=budget.shown(_exec_quota(bundle).ram),
     )
+
+
+def _affinity(bundle: Bundle) -> Iterator[Node]:
+    """Where the threads of a component of the image run; what helps it is free to run elsewhere."""
+    if bundle.affinity is not None:
+        yield node("affinity", xpos=bundle.affinity.xpos, width=bundle.affinity.width)
 
 
 def _binary(bundle: Bundle, name: str) -> Node:
