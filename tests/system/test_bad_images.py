@@ -99,6 +99,7 @@ BROKEN: dict[str, Callable[[], bytes]] = {
     "empty": lambda: b"",
     "garbage": lambda: os.urandom(100_000),
     "text": lambda: b"no archive at all\n" * 1000,
+    "a line": lambda: b"no archive at all\n",
     "zeros": lambda: bytes(10240),
     "truncated": lambda: saved()[: len(LAYER) // 2],
     "truncated in its manifest": lambda: saved()[:-11_000],
@@ -133,9 +134,11 @@ def test_a_broken_archive_is_not_loaded(warm: EngineUnderTest, kind: str) -> Non
     status, answer = warm.api("POST", "/images/load?quiet=1", BROKEN[kind]())
     assert status == 200, (status, answer)
     check(answer["error"], "")
+    if kind in ("garbage", "text", "a line", "truncated gzip", "damaged gzip"):
+        assert "archive" in answer["error"] and "layer" not in answer["error"]
 
 
-@pytest.mark.parametrize("kind", ["garbage", "text", "truncated", "truncated gzip", "damaged gzip"])
+@pytest.mark.parametrize("kind", ["garbage", "text", "a line", "truncated", "truncated gzip", "damaged gzip"])
 def test_a_broken_root_file_system_is_not_imported(warm: EngineUnderTest, kind: str, tmp_path: Path) -> None:
     path = tmp_path / "root.tar"
     path.write_bytes(BROKEN[kind]())

@@ -176,11 +176,11 @@ def _standard(
 
 
 def _cut(name: str) -> BrokenArchive:
-    return BrokenArchive(f"the layer's {name} data is cut off")
+    return BrokenArchive(f"the archive's {name} data is cut off")
 
 
 def _damaged(name: str) -> BrokenArchive:
-    return BrokenArchive(f"the layer's {name} data is damaged")
+    return BrokenArchive(f"the archive's {name} data is damaged")
 
 
 _DECOMPRESSORS: dict[str, Callable[[Read], Iterator[bytes]]] = {

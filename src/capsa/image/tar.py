@@ -300,7 +300,7 @@ def looks_like_tar(head: bytes) -> bool:
 
 
 def _truncated() -> BrokenArchive:
-    return BrokenArchive("the layer ends in the middle of an entry")
+    return BrokenArchive("malformed tar archive: it ends in the middle of an entry")
 
 
 def _verify(block: bytes, stated: bytes) -> None:
