@@ -6,7 +6,9 @@ PYTHON := $(VENV)/bin/python
 CAPSA  := $(VENV)/bin/capsa
 PIP    := $(PYTHON) -m pip -qq --disable-pip-version-check
 
-RUN_PACKAGES  := python3 python3-venv ca-certificates libseccomp2 nftables libnftables1 mmdebstrap
+# The launcher of capsa-runtime is C, see .ci/launcher.
+COMPILER      := $(if $(filter x86_64,$(shell uname -m)),tcc,gcc)
+RUN_PACKAGES  := python3 python3-venv ca-certificates libseccomp2 nftables libnftables1 mmdebstrap $(COMPILER)
 TEST_PACKAGES := busybox-static skopeo docker-registry docker-cli,docker.io docker.io containerd runc crun podman \
                  docker-compose iproute2 procps xz-utils zstd qemu-system-x86 virtiofsd,qemu-system-common cpio kmod \
                  zsh fish bash openssl time e2fsprogs mount systemd dbus iptables criu?
@@ -38,7 +40,7 @@ $(VENV)/.tested: pyproject.toml requirements-dev.lock | $(VENV)/.installed
 	@.ci/launcher $(VENV)
 	@touch $@
 
-$(VENV)/.launcher: .ci/launcher src/capsa/runtime/codec.py $(VENV)/.installed
+$(VENV)/.launcher: .ci/launcher src/capsa/runtime/launcher.c src/capsa/runtime/codec.py $(VENV)/.installed
 	@.ci/launcher $(VENV)
 	@touch $@
 

@@ -11,7 +11,7 @@ from capsa.oci import runtime
 from capsa.runtime import console, removal, streams
 from capsa.runtime.container import Container, process_began
 from capsa.runtime.record import Record
-from capsa.runtime.verb import Verb
+from capsa.runtime.verb import PROGRAM, Verb
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -241,14 +241,14 @@ def _place(settings: Settings, container: Container, spec: Spec) -> tuple[str, s
     from capsa.platform.linux.cgroup import normalised
 
     path = spec.linux.cgroups_path if spec.linux is not None else ""
-    return normalised(path or f"/{DEFAULT_PARENT}/{container.id}"), ""
+    return normalised(path or f"/{PROGRAM}-{container.id}"), ""  # no cgroup above it: it is one more in ten hierarchies
 
 
 def _above(path: str) -> str:
     """The topmost cgroup that goes with the one at ``path``."""
     from capsa.runtime import ancestors
 
-    return f"/{DEFAULT_PARENT}" if path.startswith(f"/{DEFAULT_PARENT}/") else ancestors.missing(path)
+    return ancestors.missing(path)
 
 
 @contextlib.contextmanager
@@ -283,9 +283,6 @@ def _expose(container: Container, record: Record, spec: Spec, undo: contextlib.E
     undo.callback(shared_mounts.withdraw, record.rootfs, id)
     record.exposed = str(id)
     container.save(record)
-
-
-DEFAULT_PARENT = "capsa-runtime"
 
 
 def _remove(cgroup: Cgroup, above: str) -> None:

@@ -37,14 +37,18 @@ def together() -> "ModuleType":
 if __name__ == "__main__":
     gc.disable()  # what is made from here on stays, and the process ends soon
     sys.path += [__file__.rpartition("/capsa/")[0], sys.argv.pop(1)]
+    found = together()
     if "--debug" not in sys.argv:  # which tells where something went wrong, and in that file no lines are known
-        together().use()
-    from capsa.runtime import sealing
+        found.use()
+    with found.finder() as finder:  # it is read in one go
+        finder.provide("capsa.runtime.sealing")
+        from capsa.runtime import sealing
 
-    sealing.begin_again([__file__, sys.path[-1], *sys.argv[1:]])
-    from capsa.runtime import lean
+        sealing.begin_again([__file__, sys.path[-1], *sys.argv[1:]])
+        finder.provide("capsa.runtime.lean")
+        from capsa.runtime import lean
 
-    lean.import_os()
-    from capsa.runtime.main import main
-
+        lean.import_os()
+        finder.provide("capsa.runtime.main")
+        from capsa.runtime.main import main
     main()

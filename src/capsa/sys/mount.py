@@ -123,9 +123,12 @@ def clone(path: str, *, at: int = AT_FDCWD, recursive: bool = False) -> int:
     return call("open_tree", at, os.fsencode(path), flags, about=path or f"descriptor {at}")
 
 
-def attach(mounted: int, target: int, about: str = "") -> None:
-    """Put the detached mount ``mounted`` on the file or directory behind ``target``; raises `OSError`."""
-    call("move_mount", mounted, b"", target, b"", _MOVE_MOUNT_EMPTY_PATHS, about=about)
+def attach(mounted: int, target: int, about: str = "", *, name: str = "") -> None:
+    """Put the detached mount ``mounted`` on the file or directory behind ``target``; raises `OSError`.
+
+    ``name``: on what is called so in the directory ``target``; no symbolic link at its end is followed.
+    """
+    call("move_mount", mounted, b"", target, os.fsencode(name), _MOVE_MOUNT_EMPTY_PATHS, about=about)
 
 
 def attributes(

@@ -206,6 +206,10 @@ class Rootfs:
 
     def _target(self, path: str, *, directory: bool = True, links: bool = True) -> int:
         """The place for a mount, made if need be; never inside proc, save for a few files."""
+        if directory and self._is_device(path):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path[5:], 0o755, dir_fd=self._dev)
+                return os.open(path[5:], os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dev)
         target = inroot.make(self.root, path, directory=directory, links=links)
         if path not in _PROC_FILES and paths.file_system(target) == paths.PROC_SUPER_MAGIC:
             os.close(target)
@@ -298,6 +302,9 @@ class Rootfs:
                 mount.attach(source, target, step.path)
             finally:
                 os.close(target)
+            if step.path == "/dev" and self._dev is not None:
+                os.close(self._dev)
+                self._dev = None  # it is covered by this one
             self._change(source, step.change)
         finally:
             os.close(source)
@@ -308,7 +315,8 @@ class Rootfs:
             if [group.version for group in self._cgroups] == [2]:
                 self._group(self._cgroups[0].source, target, step.change)
                 return
-            made = mount.create("tmpfs", (("mode", "0755"),), source="tmpfs", attributes=step.change.set)
+            attributes = step.change.set & ~mount.ATTR_RDONLY  # until all is in there
+            made = mount.create("tmpfs", (("mode", "0755"),), source="tmpfs", attributes=attributes)
             try:
                 self._all_groups(made, target, step)
             finally:
@@ -318,19 +326,18 @@ class Rootfs:
 
     def _all_groups(self, made: int, target: int, step: steps.Groups) -> None:
         """The hierarchies of v1 in a directory of their own, and v2 beside them where there is one."""
-        mount.attributes(made, clear=mount.ATTR_RDONLY)
         mount.attach(made, target, step.path)
         for group in self._cgroups:
             os.mkdir(group.name, 0o755, dir_fd=made)
-            place = os.open(group.name, os.O_PATH | os.O_CLOEXEC, dir_fd=made)
+            own = mount.clone(group.source)
             try:
-                self._group(group.source, place, step.change)
+                mount.attach(own, made, group.source, name=group.name)
             finally:
-                os.close(place)
+                os.close(own)
             controllers = group.options.split(",") if group.version == 1 else []
             for controller in controllers if len(controllers) > 1 and group.name == group.options else []:
                 os.symlink(group.name, controller, dir_fd=made)
-        self._change(made, step.change)
+        self._change(made, step.change, below=True)
 
     def _group(self, source: str, target: int, change: steps.Change) -> None:
         own = mount.clone(source)
@@ -348,7 +355,8 @@ class Rootfs:
             os.close(target)
 
     @staticmethod
-    def _change(mounted: int, change: steps.Change) -> None:
+    def _change(mounted: int, change: steps.Change, *, below: bool = False) -> None:
+        """Change a mount, and all mounts in it alike (``below``)."""
         if not change:
             return
         if change.deep_set or change.deep_clear or change.deep_propagation:
@@ -360,7 +368,9 @@ class Rootfs:
                 recursive=True,
             )
         if change.set or change.clear or change.propagation:
-            mount.attributes(mounted, set=change.set, clear=change.clear, propagation=change.propagation)
+            mount.attributes(
+                mounted, set=change.set, clear=change.clear, propagation=change.propagation, recursive=below
+            )
 
     # ---- devices and links ----
 
@@ -375,7 +385,8 @@ class Rootfs:
 
     def _inside(self, path: str, make: Callable[[int, str], None]) -> None:
         """Call ``make`` with the directory of ``path`` and the name in it."""
-        if self._dev is not None and path.startswith("/dev/") and "/" not in path[5:]:
+        if self._is_device(path):
+            assert self._dev is not None
             make(self._dev, path[5:])
             return
         above, name = inroot.parent(self.root, path)
@@ -383,6 +394,11 @@ class Rootfs:
             make(above, name)
         finally:
             os.close(above)
+
+    def _is_device(self, path: str) -> bool:
+        """Whether it is a name in the ``/dev`` that was made here, which nobody else has seen yet."""
+        name = path[5:] if path.startswith("/dev/") else ""
+        return self._dev is not None and name not in ("", ".", "..") and "/" not in name
 
     # ---- masks and locks ----
 

@@ -149,9 +149,11 @@ def inherit_cpuset(mount: str, directory: str) -> None:
     for file in ("cpuset.cpus", "cpuset.mems"):
         if (read(f"{directory}/{file}") or "").strip():
             continue
-        if not (read(f"{parent}/{file}") or "").strip():
+        value = (read(f"{parent}/{file}") or "").strip()
+        if not value:
             inherit_cpuset(mount, parent)
-        write(f"{directory}/{file}", (read(f"{parent}/{file}") or "").strip())
+            value = (read(f"{parent}/{file}") or "").strip()
+        write(f"{directory}/{file}", value)
 
 
 def delegate(
