@@ -16,7 +16,7 @@ SOURCES := $(shell find src -name '*.py' 2>/dev/null)
 
 .PHONY: setup run stop test bench clean packages test-packages
 
-setup: packages $(VENV)/.launcher $(VENV)/.compiled
+setup: packages $(VENV)/.launcher $(VENV)/.compiled $(VENV)/.snapshot
 
 packages:
 	@.ci/packages $(RUN_PACKAGES)
@@ -48,6 +48,11 @@ $(VENV)/.launcher: .ci/launcher src/capsa/runtime/launcher.c src/capsa/runtime/c
 $(VENV)/.compiled: $(SOURCES) | $(VENV)/.installed
 	@$(PYTHON) -m compileall -q src
 	@$(PYTHON) -X no_debug_ranges -m capsa.runtime.assembly
+	@touch $@
+
+# Of what the other two have made.
+$(VENV)/.snapshot: $(VENV)/.launcher $(VENV)/.compiled
+	@$(PYTHON) -m capsa.runtime.snapshot $(VENV)
 	@touch $@
 
 run: setup

@@ -1,24 +1,35 @@
-/* Where `capsa-runtime` begins: becomes Python, for what makes processes in containers from a read-only mount that is
- * nowhere in the file tree (see sealing.py, which does the same in a second start of Python where this one is not used).
+/* Where `capsa-runtime` begins: it goes on from a snapshot of a Python that has everything loaded (snapshot.py), or starts
+ * Python where that does not fit. What makes processes in containers is executed from a read-only mount that is nowhere
+ * in the file tree (sealing.py, which does the same in a second start of Python where this launcher is not used).
  *
- * .ci/launcher compiles it, for a venv whose places are PYTHON, ENTRY, COMPILED and PACKAGES. It has no libc, whose
- * start would take longer than all of this, and nothing that an environment could change. To copy or to fill memory is
- * avoided: compilers call functions of a libc for that.
+ * .ci/launcher compiles it, for a venv whose places are PYTHON, ENTRY, COMPILED, PACKAGES and SNAPSHOT. It has no libc,
+ * whose start would take longer than all of this, and nothing that an environment could change. To copy or to fill
+ * memory is avoided: compilers call functions of a libc for that.
  */
 
-/* A system call, see syscall(2): its number and five arguments. The process begins at _start. */
-long call(long number, long a, long b, long c, long d, long e);
+typedef unsigned long long word;
+
+/* A system call, see syscall(2): its number and six arguments. The process begins at _start. */
+long call(long number, long a, long b, long c, long d, long e, long f);
 
 #if defined(__x86_64__)
-enum { EXECVE = 59, EXIT = 60, STATX = 332, WRITE = 1 };
-__asm__(".text\n.globl call, _start\n"
+#define SNAPSHOTS 1
+enum { ARCH_PRCTL = 158, CLOSE = 3, EXECVE = 59, EXIT = 60, MMAP = 9, OPENAT = 257, PERSONALITY = 135, PRCTL = 157 };
+enum { RT_SIGACTION = 13, STATFS = 137, STATX = 332, WRITE = 1 };
+__asm__(".text\n.globl call, go_on, identify, _start\n"
         "call:\n\tmov %rdi, %rax\n\tmov %rsi, %rdi\n\tmov %rdx, %rsi\n\tmov %rcx, %rdx\n\tmov %r8, %r10\n\tmov %r9, %r8\n"
-        "\tsyscall\n\tret\n"
+        "\tmov 8(%rsp), %r9\n\tsyscall\n\tret\n"
+        /* What a called function has to preserve (System V ABI), and where it returns to; what it returns is %rsi. */
+        "go_on:\n\tmov %rsi, %rax\n\tmov 0(%rdi), %rbx\n\tmov 8(%rdi), %rbp\n\tmov 16(%rdi), %r12\n\tmov 24(%rdi), %r13\n"
+        "\tmov 32(%rdi), %r14\n\tmov 40(%rdi), %r15\n\tmov 48(%rdi), %rsp\n\tmov 56(%rdi), %rdi\n\tjmp *%rdi\n"
+        "identify:\n\tpush %rbx\n\tmov %edi, %eax\n\txor %ecx, %ecx\n\tmov %rsi, %r8\n\tcpuid\n\tmov %eax, 0(%r8)\n"
+        "\tmov %ebx, 4(%r8)\n\tmov %ecx, 8(%r8)\n\tmov %edx, 12(%r8)\n\tpop %rbx\n\tret\n"
         "_start:\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall launch\n");
 #elif defined(__aarch64__)
+#define SNAPSHOTS 0
 enum { EXECVE = 221, EXIT = 93, STATX = 291, WRITE = 64 };
 __asm__(".text\n.globl call, _start\n"
-        "call:\n\tmov x8, x0\n\tmov x0, x1\n\tmov x1, x2\n\tmov x2, x3\n\tmov x3, x4\n\tmov x4, x5\n\tsvc 0\n\tret\n"
+        "call:\n\tmov x8, x0\n\tmov x0, x1\n\tmov x1, x2\n\tmov x2, x3\n\tmov x3, x4\n\tmov x4, x5\n\tmov x5, x6\n\tsvc 0\n\tret\n"
         "_start:\n\tmov x0, sp\n\tbl launch\n");
 #else
 #error "capsa-runtime has no launcher for this machine"
@@ -28,7 +39,7 @@ __asm__(".text\n.globl call, _start\n"
 enum { OPEN_TREE = 428, MOUNT_SETATTR = 442 };
 enum { CLONE = 1, CLOEXEC = 02000000, AT_FDCWD = -100, AT_EMPTY_PATH = 0x1000, RDONLY_NOSUID_NODEV = 1 | 2 | 4 };
 
-static const char *const SEALED[] = {"create", "exec", "restore", "run"};
+static const char *const SEALED[] = {"create", "exec", "restore", "run", 0};
 
 static int same(const char *one, const char *other)
 {
@@ -37,34 +48,50 @@ static int same(const char *one, const char *other)
 	return *one == *other;
 }
 
-static int makes_processes(char **word)
+/* Whether any of the words is one of these. */
+static int any(char **words, const char *const *these)
 {
-	for (; *word; word++)
-		for (unsigned i = 0; i < sizeof SEALED / sizeof *SEALED; i++)
-			if (same(*word, SEALED[i]))
+	for (; *words; words++)
+		for (const char *const *each = these; *each; each++)
+			if (same(*words, *each))
 				return 1;
 	return 0;
 }
 
-/* When a file was changed, in nanoseconds since 1970; 0 if it is not there. */
-static long long changed(const char *path)
+struct known {
+	word changed; /* nanoseconds since 1970; 0 if it is not there */
+	word size;
+};
+
+static struct known known;
+
+static struct known *look(const char *path)
 {
-	enum { STATX_MTIME = 0x40, AT_MTIME = 112 / 8 };
-	long long found[256 / 8];
-	if (call(STATX, AT_FDCWD, (long)path, 0, STATX_MTIME, (long)found))
-		return 0;
-	return found[AT_MTIME] * 1000000000 + *(unsigned *)(found + AT_MTIME + 1);
+	enum { STATX_MTIME = 0x40, STATX_SIZE = 0x200, AT_SIZE = 40 / 8, AT_MTIME = 112 / 8 };
+	word found[256 / 8];
+	known.changed = known.size = 0;
+	if (!call(STATX, AT_FDCWD, (long)path, 0, STATX_MTIME | STATX_SIZE, (long)found, 0)) {
+		known.changed = found[AT_MTIME] * 1000000000 + (unsigned)found[AT_MTIME + 1];
+		known.size = found[AT_SIZE];
+	}
+	return &known;
 }
 
-/* PYTHON on a read-only mount of its own, as a path; PYTHON itself without the right or on an old kernel. */
-static const char *sealed(char path[32])
+static int is_newer(const char *path, const char *than)
 {
-	long long attributes[4];
+	word changed = look(path)->changed;
+	return changed > look(than)->changed;
+}
+
+/* A file on a read-only mount of its own, as a path; 0 without the right to do that, or on an old kernel. */
+static const char *sealed(const char *file, char path[32])
+{
+	word attributes[4];
 	attributes[0] = RDONLY_NOSUID_NODEV;
 	attributes[1] = attributes[2] = attributes[3] = 0;
-	long fd = call(OPEN_TREE, AT_FDCWD, (long)PYTHON, CLONE | CLOEXEC, 0, 0);
-	if (fd < 0 || call(MOUNT_SETATTR, fd, (long)"", AT_EMPTY_PATH, (long)attributes, sizeof attributes))
-		return PYTHON;
+	long fd = call(OPEN_TREE, AT_FDCWD, (long)file, CLONE | CLOEXEC, 0, 0, 0);
+	if (fd < 0 || call(MOUNT_SETATTR, fd, (long)"", AT_EMPTY_PATH, (long)attributes, sizeof attributes, 0))
+		return 0;
 	const char *prefix = "/proc/self/fd/";
 	char digits[20], *end = path;
 	int count = 0;
@@ -79,6 +106,146 @@ static const char *sealed(char path[32])
 	return path;
 }
 
+#if SNAPSHOTS
+enum { ADDR_NO_RANDOMIZE = 0x40000 };
+
+/* The beginning of a snapshot, see snapshot.py. */
+struct header {
+	char mark[8];
+	word files, regions; /* how many follow, one kind after the other */
+	unsigned processor[8];
+	word registers[8]; /* as go_on takes them */
+	word thread; /* the base of the segment register fs */
+};
+
+struct file {
+	word changed, size;
+	word path; /* where it is in the header */
+};
+
+struct region {
+	word address, length, protection;
+	word place; /* where it is in the snapshot; 0: there is nothing in it */
+};
+
+/* What the process that goes on has to be told, see awake.py. */
+static struct told {
+	long *stack;
+	word ignored; /* signals: bit 0 is for the first one */
+} told;
+
+enum { HEAD = 1 << 16 }; /* bytes: what comes before the first region */
+
+void go_on(word *registers, long result);
+void identify(int leaf, unsigned *registers);
+
+static void identify_all(unsigned processor[8])
+{
+	identify(1, processor);
+	processor[1] = 0; /* which of the processors it is, of this kind */
+	identify(7, processor + 4);
+}
+
+/* For who makes a snapshot: what kind of processor this is. */
+static void tell_processor(void)
+{
+	unsigned processor[8];
+	identify_all(processor);
+	call(WRITE, 1, (long)processor, sizeof processor, 0, 0, 0);
+	call(EXIT, 0, 0, 0, 0, 0, 0);
+}
+
+/* The snapshot, if it is of this processor and of files that are still as they were then: its descriptor, and its head. */
+static long fitting(struct header **found)
+{
+	enum { READ = 1, PRIVATE = 2, ANYTHING = 7 };
+	unsigned processor[8];
+	identify_all(processor);
+	long fd = call(OPENAT, AT_FDCWD, (long)SNAPSHOT, CLOEXEC, 0, 0, 0);
+	if (fd < 0)
+		return -1;
+	long mapped = call(MMAP, 0, HEAD, READ, PRIVATE, fd, 0);
+	if (mapped < 0 && mapped > -4096)
+		return -1;
+	struct header *head = (struct header *)mapped;
+	for (int i = 0; i < 8; i++)
+		if (head->mark[i] != MARK[i])
+			return -1;
+	for (int i = 0; i < 8; i++)
+		if (head->processor[i] != processor[i])
+			return -1;
+	struct file *file = (struct file *)(head + 1);
+	for (word i = 0; i < head->files; i++, file++) {
+		struct known *now = look((char *)head + file->path);
+		if (now->changed != file->changed || now->size != file->size)
+			return -1;
+	}
+	*found = head;
+	return fd;
+}
+
+static word ignored_signals(void)
+{
+	enum { SIGNALS = 64, SIG_IGN = 1 };
+	word action[4], found = 0; /* a handler, flags, what it returns to, a mask */
+	for (int number = 1; number <= SIGNALS; number++)
+		if (!call(RT_SIGACTION, number, 0, (long)action, 8, 0, 0) && action[0] == SIG_IGN)
+			found |= 1ull << (number - 1);
+	return found;
+}
+
+/* Be what the snapshot is of; returns if that cannot be. Nothing of this program's memory is in its way. */
+static void go_on_from(long fd, struct header *head, long *stack)
+{
+	enum { PRIVATE = 2, ANONYMOUS = 0x20, NORESERVE = 0x4000, FIXED_NOREPLACE = 0x100000, ARCH_SET_FS = 0x1002, PR_SET_NAME = 15 };
+	struct region *region = (struct region *)((struct file *)(head + 1) + head->files);
+	for (word i = 0; i < head->regions; i++, region++) {
+		long flags = PRIVATE | FIXED_NOREPLACE | (region->place ? 0 : ANONYMOUS | NORESERVE);
+		if (call(MMAP, region->address, region->length, region->protection, flags, region->place ? fd : -1, region->place) !=
+		    (long)region->address)
+			return;
+	}
+	call(PERSONALITY, call(PERSONALITY, 0xffffffff, 0, 0, 0, 0, 0) & ~ADDR_NO_RANDOMIZE, 0, 0, 0, 0, 0);
+	call(PRCTL, PR_SET_NAME, (long)"capsa-runtime", 0, 0, 0, 0);
+	call(CLOSE, fd, 0, 0, 0, 0, 0);
+	told.stack = stack;
+	told.ignored = ignored_signals();
+	call(ARCH_PRCTL, ARCH_SET_FS, head->thread, 0, 0, 0, 0);
+	go_on(head->registers, (long)&told);
+}
+
+static int is_sealed(void)
+{
+	enum { AT_FLAGS = 80 / 8, ST_RDONLY = 1 };
+	word found[16];
+	return !call(STATFS, (long)"/proc/self/exe", (long)found, 0, 0, 0, 0) && found[AT_FLAGS] & ST_RDONLY;
+}
+
+/* Go on from the snapshot. For that it takes a second execution, which puts the kernel's parts of the address space where
+ * none of the snapshot are, and this program on a read-only mount. Returns if it cannot be.
+ */
+static void try_snapshot(long *stack, char **given, char **environment)
+{
+	static const char *const OTHERS[] = {"checkpoint", "events", "features", "restore", "spec", "update", "--debug", 0};
+	char path[32];
+	struct header *head;
+	if (any(given, OTHERS))
+		return;
+	long persona = call(PERSONALITY, 0xffffffff, 0, 0, 0, 0, 0), fd;
+	if (!(persona & ADDR_NO_RANDOMIZE)) {
+		if (fitting(&head) < 0 || !sealed("/proc/self/exe", path))
+			return;
+		call(PERSONALITY, persona | ADDR_NO_RANDOMIZE, 0, 0, 0, 0, 0);
+		call(EXECVE, (long)path, (long)given, (long)environment, 0, 0, 0);
+	} else if (!is_sealed()) {
+		return; /* it is the caller who wants it so */
+	} else if ((fd = fitting(&head)) >= 0) {
+		go_on_from(fd, head, stack);
+	}
+	call(PERSONALITY, persona & ~ADDR_NO_RANDOMIZE, 0, 0, 0, 0, 0);
+}
+#endif
+
 /* What the kernel put on the stack of a new process: the number of arguments, these, 0, the environment, 0. */
 __attribute__((used, noreturn)) void launch(long *stack)
 {
@@ -88,18 +255,24 @@ __attribute__((used, noreturn)) void launch(long *stack)
 	char **given = (char **)(stack + 1), **environment = given + count + 1;
 	char *arguments[OWN + count + 2];
 	char path[32];
+	const char *program = 0;
+#if SNAPSHOTS
+	if (count == 1 && same(*given, "processor"))
+		tell_processor();
+	try_snapshot(stack, given, environment);
+#endif
 	arguments[0] = PYTHON;
 	arguments[1] = "-I";
 	arguments[2] = "-S";
-	arguments[3] = changed(COMPILED) > changed(ENTRY) ? COMPILED : ENTRY;
+	arguments[3] = is_newer(COMPILED, ENTRY) ? COMPILED : ENTRY;
 	arguments[4] = PACKAGES;
+	arguments[OWN + 1] = 0;
 	for (long i = 1; i <= count; i++)
 		arguments[OWN + i] = given[i];
-	if (count < 1)
-		arguments[OWN + 1] = 0;
-	call(EXECVE, (long)(makes_processes(arguments + OWN + 1) ? sealed(path) : PYTHON), (long)arguments,
-	     (long)environment, 0, 0);
-	call(WRITE, 2, (long)complaint, sizeof complaint - 1, 0, 0);
+	if (any(arguments + OWN + 1, SEALED))
+		program = sealed(PYTHON, path);
+	call(EXECVE, (long)(program ? program : PYTHON), (long)arguments, (long)environment, 0, 0, 0);
+	call(WRITE, 2, (long)complaint, sizeof complaint - 1, 0, 0, 0);
 	for (;;)
-		call(EXIT, 1, 0, 0, 0, 0);
+		call(EXIT, 1, 0, 0, 0, 0, 0);
 }

@@ -21,7 +21,7 @@ FORM = b"\2"  # another one with each change of `Row`: the file of an earlier ve
 HEAD = 9  # bytes: `magic`, and the length of the table
 Row = tuple[str, bool, int, int, int, int, tuple[str, ...]]
 """Source, whether it is a package, the source's time and size, place and length (0: an extension), what it needs."""
-_Known = tuple[int, int, int, int]
+_Known = tuple[int, int, int]
 
 
 def path() -> str:
@@ -175,7 +175,7 @@ def _is_current(row: Row) -> bool:
 
 def _identity(fd: int) -> _Known:
     found = posix.fstat(fd)
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+    return found.st_ino, found.st_mtime_ns, found.st_size  # devices may be numbered anew, see `capsa.runtime.snapshot`
 
 
 def _content(source: str) -> bytes:
@@ -183,21 +183,35 @@ def _content(source: str) -> bytes:
         return file.read()
 
 
-def use() -> None:
-    """From now on, modules come from the file if it is there and of this Python."""
-    file = path()
-    try:
-        fd = posix.open(file, posix.O_RDONLY | posix.O_CLOEXEC)
-    except OSError:
-        return
+def _opened() -> "tuple[int, dict[str, Row], int]":
+    """The file, its table, and where the code begins; raises `OSError`, ValueError if it is of another Python."""
+    fd = posix.open(path(), posix.O_RDONLY | posix.O_CLOEXEC)
     try:
         head = posix.read(fd, HEAD)
         length = int.from_bytes(head[5:], sys.byteorder)
-        if head[:5] == magic():
-            table = marshal.loads(posix.read(fd, length))  # noqa: S302
-            sys.meta_path.insert(0, Finder(file, _identity(fd), table, HEAD + length))
-    finally:
+        if head[:5] != magic():
+            raise ValueError(f"{path()} is of another Python")
+        return fd, marshal.loads(posix.read(fd, length)), HEAD + length  # noqa: S302
+    except BaseException:
         posix.close(fd)
+        raise
+
+
+def use() -> None:
+    """From now on, modules come from the file if it is there and of this Python."""
+    try:
+        fd, table, start = _opened()
+    except (OSError, ValueError):
+        return
+    sys.meta_path.insert(0, Finder(path(), _identity(fd), table, start))
+    posix.close(fd)
+
+
+def sources() -> list[str]:
+    """What the file was made of; raises `OSError`, ValueError."""
+    fd, table, _ = _opened()
+    posix.close(fd)
+    return sorted({row[0] for row in table.values()})
 
 
 def magic() -> bytes:

@@ -29,6 +29,7 @@ _X86_64: Final = {
     "fstatfs": 138,
     "ioprio_set": 251,
     "keyctl": 250,
+    "kill": 62,
     "mount": 165,
     "mount_setattr": 442,
     "move_mount": 429,
@@ -59,6 +60,7 @@ _ARM64: Final = _X86_64 | {
     "fstatfs": 44,
     "ioprio_set": 30,
     "keyctl": 219,
+    "kill": 129,
     "mount": 40,
     "personality": 92,
     "pivot_root": 41,
@@ -83,6 +85,11 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 _syscall: Any = _libc.syscall
 _syscall.restype = ctypes.c_long
 _syscall.argtypes = [ctypes.c_long] + [ctypes.c_void_p] * 6
+
+
+def adopt_environment(address: int) -> None:
+    """Have libc take the environment that is at ``address`` (environ(7)); Python has a copy of its own."""
+    ctypes.c_void_p.in_dll(_libc, "environ").value = address
 
 
 def failed(call: str, path: str | bytes = "", errno: int | None = None) -> OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import msgspec
@@ -121,17 +122,19 @@ def apply(sets: Sets) -> None:
             credentials.raise_ambient(number)
 
 
-def _read_last() -> int:
-    """Asked once, at import: the zygote knows it for all its children, and to read it in them takes a proc."""
-    try:
+LAST = len(NAMES) - 1
+"""The number of the last capability that this kernel knows."""
+
+
+def look() -> None:
+    """Ask the kernel for it: at import, as the zygote knows it for all its children, and to read it there takes a proc."""
+    global LAST
+    with contextlib.suppress(OSError):
         fd = os.open("/proc/sys/kernel/cap_last_cap", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return int(os.read(fd, 16))
+            LAST = int(os.read(fd, 16))
         finally:
             os.close(fd)
-    except OSError:
-        return len(NAMES) - 1
 
 
-LAST: Final = _read_last()
-"""The number of the last capability that this kernel knows."""
+look()

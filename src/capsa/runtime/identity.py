@@ -1,0 +1,54 @@
+"""What Python and libc ask their process at its beginning, for one that goes on from a snapshot: asked a second time.
+
+The words of the command line, the environment, the streams, the signals; and what our modules have asked the machine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import posix
+import signal
+import sys
+
+from capsa.platform.linux import capabilities
+from capsa.sys.call import adopt_environment
+
+_MANY = 1 << 20  # words; the kernel allows fewer
+
+
+def adopt(told: int) -> None:
+    """Be the process that is described at this address (``struct told`` of launcher.c)."""
+    stack, ignored = (ctypes.c_uint64 * 2).from_address(told)
+    number: int = ctypes.c_long.from_address(stack).value
+    sys.argv[:] = [os.fsdecode(word) for word in (ctypes.c_char_p * number).from_address(stack + 8) if word is not None]
+    _environment(stack + 8 * (number + 2))
+    for fd, stream in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            setattr(sys, stream, None)
+    _signals(ignored)
+    capabilities.look()
+
+
+def _environment(address: int) -> None:
+    adopt_environment(address)
+    posix.environ.clear()  # which os.environ is made of
+    for word in (ctypes.c_char_p * _MANY).from_address(address):
+        if word is None:
+            break
+        name, equals, value = word.partition(b"=")
+        if equals:
+            posix.environ.setdefault(name, value)
+
+
+def _signals(ignored: int) -> None:
+    """A pipe that nobody reads is an error for Python, and so is a file that gets too long."""
+    for number in signal.valid_signals():
+        if ignored >> (number - 1) & 1:
+            signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if not ignored >> (signal.SIGINT - 1) & 1:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
