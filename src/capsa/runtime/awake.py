@@ -12,9 +12,18 @@ def load() -> None:
     """Import all that verbs need whose time matters, without a look at this machine."""
     from capsa.runtime import lean, main
 
-    verbs = sorted(main.LIGHT | main.PLAIN)
-    wanted = [name for verb in verbs for name in (f"capsa.runtime.{main.VERBS[verb]}", *main.WANTED.get(verb, ()))]
-    lean.load(tuple(dict.fromkeys((*lean.LATER, *wanted, "capsa.runtime.identity"))), plainly=True)
+    # In this order: what a usual call needs is close together, and little else is read with it.
+    first, *others = dict.fromkeys(("run", "create", "start", "delete", *sorted(main.LIGHT | main.PLAIN)))
+    lean.load((*_modules(first), "capsa.runtime.identity"), plainly=True)
+    for verb in others:
+        lean.more(_modules(verb))
+    lean.more(lean.LATER)
+
+
+def _modules(verb: str) -> tuple[str, ...]:
+    from capsa.runtime import main
+
+    return (f"capsa.runtime.{main.VERBS[verb]}", *main.WANTED.get(verb, ()))
 
 
 def stop() -> int:

@@ -132,6 +132,8 @@ struct region {
 static struct told {
 	long *stack;
 	word ignored; /* signals: bit 0 is for the first one */
+	struct region *region; /* what was mapped */
+	word regions;
 } told;
 
 enum { HEAD = 1 << 16 }; /* bytes: what comes before the first region */
@@ -210,6 +212,8 @@ static void go_on_from(long fd, struct header *head, long *stack)
 	call(CLOSE, fd, 0, 0, 0, 0, 0);
 	told.stack = stack;
 	told.ignored = ignored_signals();
+	told.region = region - head->regions;
+	told.regions = head->regions;
 	call(ARCH_PRCTL, ARCH_SET_FS, head->thread, 0, 0, 0, 0);
 	go_on(head->registers, (long)&told);
 }

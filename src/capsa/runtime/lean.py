@@ -86,6 +86,17 @@ def load(names: tuple[str, ...], *, types: bool = True, plainly: bool = False) -
         _with_stand_ins(names)
 
 
+def more(names: Iterable[str]) -> None:
+    """Import these as well, after `load`; what was put off is read now."""
+    with together.finder():
+        for name in names:
+            module = sys.modules.get(name)
+            if isinstance(module, _Later):
+                module._read()
+            elif module is None:
+                _with_stand_ins((name,))
+
+
 def collect() -> None:
     """From now on garbage is looked for again: this process stays for as long as a container."""
     gc.freeze()
@@ -143,8 +154,11 @@ class _Later(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        self._read()
+        return getattr(self, name)
+
+    def _read(self) -> None:
         self.__class__ = ModuleType  # type: ignore[assignment]
         del sys.modules[self.__name__]
         _with_stand_ins((self.__name__,))
         self.__dict__.update(sys.modules[self.__name__].__dict__)
-        return getattr(self, name)
