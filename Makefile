@@ -16,7 +16,9 @@ SOURCES := $(shell find src -name '*.py' 2>/dev/null)
 
 .PHONY: setup run stop test bench clean packages test-packages
 
-setup: packages $(VENV)/.launcher $(VENV)/.compiled $(VENV)/.snapshot
+# The last one does nothing if there is a snapshot that fits, as long as no program or module is a new one.
+setup: packages $(VENV)/.launcher $(VENV)/.compiled
+	@$(PYTHON) -m capsa.runtime.snapshot $(VENV)
 
 packages:
 	@.ci/packages $(RUN_PACKAGES)
@@ -40,7 +42,7 @@ $(VENV)/.tested: pyproject.toml requirements-dev.lock | $(VENV)/.installed
 	@.ci/launcher $(VENV)
 	@touch $@
 
-$(VENV)/.launcher: .ci/launcher src/capsa/runtime/launcher.c src/capsa/runtime/codec.py $(VENV)/.installed
+$(VENV)/.launcher: .ci/launcher .ci/compile src/capsa/runtime/launcher.c src/capsa/runtime/codec.py src/capsa/runtime/snapshot.py $(VENV)/.installed
 	@.ci/launcher $(VENV)
 	@touch $@
 
@@ -48,11 +50,6 @@ $(VENV)/.launcher: .ci/launcher src/capsa/runtime/launcher.c src/capsa/runtime/c
 $(VENV)/.compiled: $(SOURCES) | $(VENV)/.installed
 	@$(PYTHON) -m compileall -q src
 	@$(PYTHON) -X no_debug_ranges -m capsa.runtime.assembly
-	@touch $@
-
-# Of what the other two have made.
-$(VENV)/.snapshot: $(VENV)/.launcher $(VENV)/.compiled
-	@$(PYTHON) -m capsa.runtime.snapshot $(VENV)
 	@touch $@
 
 run: setup

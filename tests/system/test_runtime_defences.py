@@ -64,11 +64,15 @@ def test_nothing_of_the_host_is_in_the_place_of_closed_streams(
 # ---- the runtime's own program (CVE-2019-5736) ----
 
 
-# As `make setup` has it begin, and as it begins where there is no Perl.
+# As `make setup` has it begin, and as it begins where pip has installed it alone.
 _BEGINNINGS = {
     "launcher": COMMAND,
     "entry": (os.path.realpath(sys.executable), "-I", "-S", entry.__file__, str(Path(msgspec.__file__).parents[1])),
 }
+
+
+# The launcher is no interpreter; with this word it starts one.
+_INTERPRETED = {"launcher": "--debug", "entry": "--log-format=text"}
 
 
 @pytest.mark.parametrize("beginning", _BEGINNINGS)
@@ -77,7 +81,7 @@ def test_what_makes_processes_runs_from_a_mount_that_cannot_be_written(
     oci: RuntimeUnderTest, verb: str, beginning: str
 ) -> None:
     """A program that is a script for /proc/self/exe gets the interpreter of the process that executed it."""
-    oci.command = _BEGINNINGS[beginning]
+    oci.command = (*_BEGINNINGS[beginning], _INTERPRETED[beginning])
     python = Path(os.path.realpath(sys.executable))
     before = python.stat()
     (oci.root / "bin" / "attack").write_text(

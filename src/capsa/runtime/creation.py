@@ -8,7 +8,7 @@ import time
 
 from capsa.errors import CapsaError, InvalidArgument, NotFound, Unsupported, reason
 from capsa.oci import runtime
-from capsa.runtime import console, identity, removal, streams
+from capsa.runtime import console, removal, streams
 from capsa.runtime.container import Container, process_began
 from capsa.runtime.record import Record
 from capsa.runtime.verb import PROGRAM, Verb
@@ -109,13 +109,11 @@ def _create(
 
                 def born(pid: int) -> None:
                     # While the process sets itself up, there is time. It is known to others once it has done so.
-                    identity.shed()
                     record.pid, record.began = pid, process_began(pid)
                     container.keep()
                     container.prepare(record)
 
                 waits = begin is None
-                identity.shed()
                 birth = _birth(settings, options, container, spec, bundle, cgroup, keep, born, waits=waits)
                 undo.callback(birth.abort)
             master: int | None = None
@@ -153,7 +151,6 @@ def specification(options: Options) -> tuple[str, bytes, Spec]:
     except OSError as error:
         raise InvalidArgument(f"cannot read {path}: {reason(error)}") from error
     spec = runtime.loads(config, path)
-    identity.shed()
     _check(spec, path)
     return bundle, config, spec
 

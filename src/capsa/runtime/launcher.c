@@ -112,6 +112,7 @@ enum { ADDR_NO_RANDOMIZE = 0x40000 };
 /* The beginning of a snapshot, see snapshot.py. */
 struct header {
 	char mark[8];
+	word length; /* bytes, all of it */
 	word files, regions; /* how many follow, one kind after the other */
 	unsigned processor[8];
 	word registers[8]; /* as go_on takes them */
@@ -132,11 +133,9 @@ struct region {
 static struct told {
 	long *stack;
 	word ignored; /* signals: bit 0 is for the first one */
-	struct region *region; /* what was mapped */
-	word regions;
 } told;
 
-enum { HEAD = 1 << 16 }; /* bytes: what comes before the first region */
+enum { HEAD = 1 << 18 }; /* bytes: what comes before the first region */
 
 void go_on(word *registers, long result);
 void identify(int leaf, unsigned *registers);
@@ -157,33 +156,40 @@ static void tell_processor(void)
 	call(EXIT, 0, 0, 0, 0, 0, 0);
 }
 
-/* The snapshot, if it is of this processor and of files that are still as they were then: its descriptor, and its head. */
-static long fitting(struct header **found)
+/* The snapshot, if it is whole and of this processor: its descriptor, and its head. */
+static long opened(struct header **found)
 {
-	enum { READ = 1, PRIVATE = 2, ANYTHING = 7 };
+	enum { READ = 1, PRIVATE = 2 };
 	unsigned processor[8];
-	identify_all(processor);
 	long fd = call(OPENAT, AT_FDCWD, (long)SNAPSHOT, CLOEXEC, 0, 0, 0);
 	if (fd < 0)
 		return -1;
 	long mapped = call(MMAP, 0, HEAD, READ, PRIVATE, fd, 0);
-	if (mapped < 0 && mapped > -4096)
+	word length = look(SNAPSHOT)->size;
+	if ((mapped < 0 && mapped > -4096) || length < HEAD)
 		return -1;
 	struct header *head = (struct header *)mapped;
 	for (int i = 0; i < 8; i++)
 		if (head->mark[i] != MARK[i])
 			return -1;
+	identify_all(processor);
 	for (int i = 0; i < 8; i++)
 		if (head->processor[i] != processor[i])
 			return -1;
+	*found = head;
+	return length == head->length ? fd : -1;
+}
+
+/* Whether all that the process had read is still as it was then. */
+static int is_current(struct header *head)
+{
 	struct file *file = (struct file *)(head + 1);
 	for (word i = 0; i < head->files; i++, file++) {
 		struct known *now = look((char *)head + file->path);
 		if (now->changed != file->changed || now->size != file->size)
-			return -1;
+			return 0;
 	}
-	*found = head;
-	return fd;
+	return 1;
 }
 
 static word ignored_signals(void)
@@ -212,8 +218,6 @@ static void go_on_from(long fd, struct header *head, long *stack)
 	call(CLOSE, fd, 0, 0, 0, 0, 0);
 	told.stack = stack;
 	told.ignored = ignored_signals();
-	told.region = region - head->regions;
-	told.regions = head->regions;
 	call(ARCH_PRCTL, ARCH_SET_FS, head->thread, 0, 0, 0, 0);
 	go_on(head->registers, (long)&told);
 }
@@ -237,13 +241,14 @@ static void try_snapshot(long *stack, char **given, char **environment)
 		return;
 	long persona = call(PERSONALITY, 0xffffffff, 0, 0, 0, 0, 0), fd;
 	if (!(persona & ADDR_NO_RANDOMIZE)) {
-		if (fitting(&head) < 0 || !sealed("/proc/self/exe", path))
+		if (opened(&head) < 0 || !is_current(head) || !sealed("/proc/self/exe", path))
 			return;
-		call(PERSONALITY, persona | ADDR_NO_RANDOMIZE, 0, 0, 0, 0, 0);
+		if (call(PERSONALITY, persona | ADDR_NO_RANDOMIZE, 0, 0, 0, 0, 0) < 0)
+			return;
 		call(EXECVE, (long)path, (long)given, (long)environment, 0, 0, 0);
 	} else if (!is_sealed()) {
 		return; /* it is the caller who wants it so */
-	} else if ((fd = fitting(&head)) >= 0) {
+	} else if ((fd = opened(&head)) >= 0) {
 		go_on_from(fd, head, stack);
 	}
 	call(PERSONALITY, persona & ~ADDR_NO_RANDOMIZE, 0, 0, 0, 0, 0);

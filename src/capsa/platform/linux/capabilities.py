@@ -127,7 +127,7 @@ LAST = len(NAMES) - 1
 
 
 def look() -> None:
-    """Ask the kernel for it: at import, as the zygote knows it for all its children, and to read it there takes a proc."""
+    """Ask the kernel. At import, as the zygote knows it for all its children, and to read it in them takes a proc."""
     global LAST
     with contextlib.suppress(OSError):
         fd = os.open("/proc/sys/kernel/cap_last_cap", os.O_RDONLY | os.O_CLOEXEC)
