@@ -2,7 +2,7 @@
 
 A container's program which is a script for ``/proc/self/exe`` gets the program that executed it (see
 `capsa.sys.sealed`). So these verbs begin again, from a read-only mount that is nowhere in the file tree, unless whoever
-started them (``.ci/launcher``) has done so already. It costs a second start of the interpreter, so what comes before
+started them (``launcher.c``) has done so already. It costs a second start of the interpreter, so what comes before
 imports nothing: not even ctypes, of which only the C part is used.
 """
 
