@@ -6,7 +6,7 @@ PYTHON := $(VENV)/bin/python
 CAPSA  := $(VENV)/bin/capsa
 PIP    := $(PYTHON) -m pip -qq --disable-pip-version-check
 
-# The launcher of capsa-runtime is C, see .ci/launcher.
+# Launchers are C, see .ci/launcher.
 COMPILER      := $(if $(filter x86_64,$(shell uname -m)),tcc,gcc)
 RUN_PACKAGES  := python3 python3-venv ca-certificates libseccomp2 nftables libnftables1 mmdebstrap $(COMPILER)
 TEST_PACKAGES := busybox-static skopeo docker-registry docker-cli,docker.io docker.io containerd runc crun podman \
@@ -16,9 +16,10 @@ SOURCES := $(shell find src -name '*.py' 2>/dev/null)
 
 .PHONY: setup run stop test bench clean packages test-packages
 
-# The last one does nothing if there is a snapshot that fits, as long as no program or module is a new one.
+# Snapshots are made where there are none that fit.
 setup: packages $(VENV)/.launcher $(VENV)/.compiled
 	@$(PYTHON) -m capsa.runtime.snapshot $(VENV)
+	@$(PYTHON) -m capsa.cli.snapshot $(VENV)
 
 packages:
 	@.ci/packages $(RUN_PACKAGES)
@@ -42,7 +43,7 @@ $(VENV)/.tested: pyproject.toml requirements-dev.lock | $(VENV)/.installed
 	@.ci/launcher $(VENV)
 	@touch $@
 
-$(VENV)/.launcher: .ci/launcher .ci/compile src/capsa/runtime/launcher.c src/capsa/runtime/codec.py src/capsa/runtime/snapshot.py $(VENV)/.installed
+$(VENV)/.launcher: .ci/launcher .ci/compile src/capsa/start/launcher.c src/capsa/start/snapshot.py src/capsa/runtime/codec.py $(VENV)/.installed
 	@.ci/launcher $(VENV)
 	@touch $@
 

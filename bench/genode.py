@@ -29,7 +29,7 @@ from bench import memory
 from bench.api import Api
 from bench.spawn import BenchError
 
-CAPSA = [sys.executable, "-m", "capsa.cli.main"]
+CAPSA = [str(Path(sys.executable).parent / "capsa")]
 CONFIG = "GENODE_CONFIG=config\n+ log | string: up\n+ sleep | ms: 3600000\n-\n"
 MIB = 1 << 20
 PAUSE = 0.6  # seconds between starts: in use, there are some

@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 from fixtures import genode
-from fixtures.engine import EngineUnderTest
+from fixtures.engine import CAPSA, EngineUnderTest
 from fixtures.genode import component, config, state
 from fixtures.terminal import Terminal
 from fixtures.wait import until
 
 PROGRAM = "test-dev_nodes"
-CAPSA = [sys.executable, "-m", "capsa.cli.main"]
 FILE = ("+ vfs | + fs | label: root -> /", "+ echo /dev/terminal | size: /dev/.terminal")  # of the container's files
 OWN = ("+ vfs | + terminal", "+ echo /terminal | size: /.terminal")  # by a Terminal session of its own
 BOTH = pytest.mark.parametrize("steps", [FILE, OWN], ids=["file", "session"])

@@ -9,12 +9,11 @@ import re
 import shlex
 import socketserver
 import subprocess
-import sys
 import threading
 
 import pytest
+from fixtures.engine import CAPSA
 
-CAPSA = [sys.executable, "-m", "capsa.cli.main"]
 VERSION = "1.47"
 # Options of `create` and `run`; {tmp} is a directory with the files that some of them name.
 OPTIONS = r"""

@@ -9,15 +9,12 @@ import shutil
 import socket
 import ssl
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fixtures.certificates import Certificates
-from fixtures.engine import EngineUnderTest, UnixConnection
-
-CAPSA = [sys.executable, "-m", "capsa.cli.main"]
+from fixtures.engine import CAPSA, EngineUnderTest, UnixConnection
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
-
-CAPSA = [sys.executable, "-m", "capsa.cli.main"]
+from fixtures.engine import CAPSA
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 from fixtures import copying
 from fixtures.copying import Tree
-from fixtures.engine import EngineUnderTest
+from fixtures.engine import CAPSA, EngineUnderTest
 from fixtures.files import Create, Files, tar_of
 
 
@@ -45,7 +44,7 @@ def test_files_go_in_by_the_rules(
 
 
 def capsa(engine: EngineUnderTest, *arguments: str, input: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "capsa.cli.main", *arguments]
+    command = [*CAPSA, *arguments]
     return subprocess.run(command, env=engine.environment(), input=input, capture_output=True, timeout=60)
 
 

@@ -6,12 +6,11 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fixtures.engine import CAPSA
 
-CAPSA = f"{sys.executable} -m capsa.cli.main"
 SOCKET = "/run/capsa/docker.sock"
 
 
@@ -44,8 +43,8 @@ def alone(need_root):
 
 def test_the_first_command_starts_an_engine_and_stop_ends_it(alone):
     done = alone(
-        f"set -e; {CAPSA} ps -q; {CAPSA} version -f '{{{{.Server.Version}}}}'; {CAPSA} engine stop\n"
-        f"test ! -e {SOCKET}; {CAPSA} engine stop; cat /run/capsa/engine.log >&2"
+        f"set -e; {CAPSA[0]} ps -q; {CAPSA[0]} version -f '{{{{.Server.Version}}}}'; {CAPSA[0]} engine stop\n"
+        f"test ! -e {SOCKET}; {CAPSA[0]} engine stop; cat /run/capsa/engine.log >&2"
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"no engine is running at unix://{SOCKET}"
@@ -55,8 +54,8 @@ def test_the_first_command_starts_an_engine_and_stop_ends_it(alone):
 def test_commands_at_the_same_time_reach_the_same_engine(alone):
     done = alone(
         # each command's line goes through a shell, as two of them may be written at once
-        f"for i in 1 2 3; do (id=$({CAPSA} info -f '{{{{.ID}}}}'); echo $id) & done; wait; "
-        f"{CAPSA} ps -q; {CAPSA} engine stop; echo done"
+        f"for i in 1 2 3; do (id=$({CAPSA[0]} info -f '{{{{.ID}}}}'); echo $id) & done; wait; "
+        f"{CAPSA[0]} ps -q; {CAPSA[0]} engine stop; echo done"
     )
     names = done.stdout.split()
     assert names[-1] == "done", done.stderr
@@ -66,7 +65,7 @@ def test_commands_at_the_same_time_reach_the_same_engine(alone):
 
 
 def test_an_engine_that_cannot_start_is_said_in_one_sentence(alone):
-    done = alone(f"echo garbage >/var/lib/capsa/capsa.db; {CAPSA} ps")
+    done = alone(f"echo garbage >/var/lib/capsa/capsa.db; {CAPSA[0]} ps")
     assert done.returncode == 1
     assert done.stderr.startswith("capsa: the engine did not start: ")
     assert "capsa.db" in done.stderr
@@ -74,7 +73,7 @@ def test_an_engine_that_cannot_start_is_said_in_one_sentence(alone):
 
 
 def test_two_engines_do_not_share_directories(engine):
-    command = [*CAPSA.split(), "engine", "--root", str(engine.root), "--run", str(engine.run)]
+    command = [*CAPSA, "engine", "--root", str(engine.root), "--run", str(engine.run)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.startswith("capsa: another engine uses")
@@ -82,7 +81,7 @@ def test_two_engines_do_not_share_directories(engine):
 
 @pytest.mark.parametrize("host", ["tcp://0.0.0.0:1", "nonsense", "unix://relative"])
 def test_an_engine_does_not_listen_just_anywhere(need_root, tmp_path, host):
-    command = [*CAPSA.split(), "engine", "--root", str(tmp_path / "a"), "--run", str(tmp_path / "b"), "--host", host]
+    command = [*CAPSA, "engine", "--root", str(tmp_path / "a"), "--run", str(tmp_path / "b"), "--host", host]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode in (1, 125)
     assert done.stderr.startswith("capsa: ")

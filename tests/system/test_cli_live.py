@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
+from fixtures.engine import CAPSA
 from fixtures.terminal import Terminal
-
-CAPSA = [sys.executable, "-m", "capsa.cli.main"]
 
 
 @pytest.fixture(autouse=True)

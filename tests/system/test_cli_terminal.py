@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 
 import pytest
+from fixtures.engine import CAPSA
 from fixtures.terminal import Terminal
-
-CAPSA = [sys.executable, "-m", "capsa.cli.main"]
 
 
 @pytest.fixture(autouse=True)

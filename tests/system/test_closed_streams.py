@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from fixtures import images
-from fixtures.engine import EngineUnderTest
+from fixtures.engine import CAPSA, EngineUnderTest
 
 BUSYBOX = "/bin/busybox"
 pytestmark = [
@@ -33,5 +32,5 @@ def test_nothing_takes_the_place_of_an_engines_closed_streams() -> None:
 
 
 def test_a_client_with_closed_streams_says_how_it_ended() -> None:
-    command = [sys.executable, "-m", "capsa.cli.main", "--version"]
+    command = [*CAPSA, "--version"]
     assert subprocess.run(["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *command]).returncode == 0

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from capsa.runtime.together import Row
 
 _PACKAGES = ("oci", "platform", "platform/linux", "platform/linux/cgroup", "runtime", "sys", "vfs")
-_MODULES = ("__init__", "cli/__init__", "cli/options", "errors")
+_MODULES = ("__init__", "cli/__init__", "cli/options", "errors", "start/__init__", "start/identity")
 # What they need of others, as far as it is not part of the interpreter.
 _OTHERS = ("msgspec", "msgspec._version", "msgspec.json", "msgspec.structs")
 _EXTENSIONS = (

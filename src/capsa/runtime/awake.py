@@ -1,7 +1,6 @@
 """Where a snapshot is made, and where `capsa-runtime` goes on from it: ``python -I -S awake.py DIRECTORY``.
 
-As `entry`, but with all that any of the usual verbs needs; then it stops, for `snapshot` to write it down. The launcher
-gives that memory to another process, in which the same system call returns once more (``setjmp(3)`` in large).
+As `entry`, but with all that any of the usual verbs needs; then it stops, and `capsa.start.snapshot` writes it down.
 """
 
 import gc
@@ -14,7 +13,7 @@ def load() -> None:
 
     # In this order: what a usual call needs is close together, and little else is read with it.
     first, *others = dict.fromkeys(("run", "create", "start", "delete", *sorted(main.LIGHT | main.PLAIN)))
-    lean.load((*_modules(first), "capsa.runtime.identity"), plainly=True)
+    lean.load((*_modules(first), "capsa.start.identity"), plainly=True)
     for verb in others:
         lean.more(_modules(verb))
     lean.more(lean.LATER)
@@ -24,16 +23,6 @@ def _modules(verb: str) -> tuple[str, ...]:
     from capsa.runtime import main
 
     return (f"capsa.runtime.{main.VERBS[verb]}", *main.WANTED.get(verb, ()))
-
-
-def stop() -> int:
-    """Stop, until somebody goes on; returns where the launcher has put what is to be known of his process."""
-    import os
-    import signal
-
-    from capsa.sys.call import call
-
-    return call("kill", os.getpid(), signal.SIGSTOP)
 
 
 if __name__ == "__main__":
@@ -50,8 +39,9 @@ if __name__ == "__main__":
         finder.provide("capsa.runtime.main")
         from capsa.runtime.main import main
     load()
-    told = stop()
-    from capsa.runtime import identity
+    from capsa.platform.linux import capabilities
+    from capsa.start import identity
 
-    identity.adopt(told)
+    identity.adopt(identity.stop())
+    capabilities.look()
     main()

@@ -78,6 +78,9 @@ class Traced:
         if _libc.ptrace(_TRACEME, 0, None, None) == 0:
             os.execve(self._command[0], self._command, environment)  # noqa: S606
 
+    def __str__(self) -> str:
+        return " ".join(self._command)
+
     def __enter__(self) -> Self:
         return self
 
@@ -127,7 +130,7 @@ class Traced:
             raise self._failed(os.strerror(ctypes.get_errno()))
 
     def _failed(self, why: str) -> CapsaError:
-        return CapsaError(f"cannot trace {' '.join(self._command)}: {why}")
+        return CapsaError(f"cannot trace {self}: {why}")
 
     # ---- what it has ----
 

@@ -1,10 +1,13 @@
-/* Where `capsa-runtime` begins: it goes on from a snapshot of a Python that has everything loaded (snapshot.py), or starts
- * Python where that does not fit. What makes processes in containers is executed from a read-only mount that is nowhere
- * in the file tree (sealing.py, which does the same in a second start of Python where this launcher is not used).
+/* Where our programs begin: a program goes on from a snapshot of a Python that has everything loaded (snapshot.py), or
+ * starts Python where that does not fit.
  *
- * .ci/launcher compiles it, for a venv whose places are PYTHON, ENTRY, COMPILED, PACKAGES and SNAPSHOT. It has no libc,
- * whose start would take longer than all of this, and nothing that an environment could change. To copy or to fill
- * memory is avoided: compilers call functions of a libc for that.
+ * .ci/launcher compiles it for each of them. What it has to define, strings and lists of strings: PROGRAM, PYTHON,
+ * ARGUMENTS (Python's, before the caller's), SNAPSHOT, MARK, OTHERS (words with which it starts Python); where Python heeds
+ * its environment HARMLESS, the variables with which it need not be started; and for what makes processes in containers SEALED, the words with which it does: then a program is executed from a read-only mount that is
+ * nowhere in the file tree (see capsa/runtime/sealing.py, which does the same where this launcher is not used).
+ *
+ * It has no libc, whose start would take longer than all of this, and nothing that an environment could change. To copy
+ * or to fill memory is avoided: compilers call functions of a libc for that.
  */
 
 typedef unsigned long long word;
@@ -39,8 +42,6 @@ __asm__(".text\n.globl call, _start\n"
 enum { OPEN_TREE = 428, MOUNT_SETATTR = 442 };
 enum { CLONE = 1, CLOEXEC = 02000000, AT_FDCWD = -100, AT_EMPTY_PATH = 0x1000, RDONLY_NOSUID_NODEV = 1 | 2 | 4 };
 
-static const char *const SEALED[] = {"create", "exec", "restore", "run", 0};
-
 static int same(const char *one, const char *other)
 {
 	while (*one && *one == *other)
@@ -49,7 +50,7 @@ static int same(const char *one, const char *other)
 }
 
 /* Whether any of the words is one of these. */
-static int any(char **words, const char *const *these)
+__attribute__((unused)) static int any(char **words, const char *const *these)
 {
 	for (; *words; words++)
 		for (const char *const *each = these; *each; each++)
@@ -57,6 +58,37 @@ static int any(char **words, const char *const *these)
 				return 1;
 	return 0;
 }
+
+#ifdef HARMLESS
+static int begins(const char *text, const char *with)
+{
+	while (*with && *text == *with)
+		text++, with++;
+	return !*with;
+}
+
+/* Whether somebody has wishes for Python that it has to be started for. */
+__attribute__((unused)) static int any_wish(char **environment)
+{
+	static const char *const harmless[] = {HARMLESS, 0};
+	for (; *environment; environment++) {
+		int number = 0;
+		if (!begins(*environment, "PYTHON"))
+			continue;
+		while (harmless[number] && !begins(*environment, harmless[number]))
+			number++;
+		if (!harmless[number])
+			return 1;
+	}
+	return 0;
+}
+#else
+__attribute__((unused)) static int any_wish(char **environment)
+{
+	(void)environment;
+	return 0;
+}
+#endif
 
 struct known {
 	word changed; /* nanoseconds since 1970; 0 if it is not there */
@@ -77,12 +109,14 @@ static struct known *look(const char *path)
 	return &known;
 }
 
-static int is_newer(const char *path, const char *than)
+/* The one that was changed last, the second one if in doubt. */
+__attribute__((unused)) static const char *newer(const char *one, const char *other)
 {
-	word changed = look(path)->changed;
-	return changed > look(than)->changed;
+	word changed = look(one)->changed;
+	return changed > look(other)->changed ? one : other;
 }
 
+#ifdef SEALED
 /* A file on a read-only mount of its own, as a path; 0 without the right to do that, or on an old kernel. */
 static const char *sealed(const char *file, char path[32])
 {
@@ -105,6 +139,8 @@ static const char *sealed(const char *file, char path[32])
 	*end = 0;
 	return path;
 }
+
+#endif
 
 #if SNAPSHOTS
 enum { ADDR_NO_RANDOMIZE = 0x40000 };
@@ -214,7 +250,7 @@ static void go_on_from(long fd, struct header *head, long *stack)
 			return;
 	}
 	call(PERSONALITY, call(PERSONALITY, 0xffffffff, 0, 0, 0, 0, 0) & ~ADDR_NO_RANDOMIZE, 0, 0, 0, 0, 0);
-	call(PRCTL, PR_SET_NAME, (long)"capsa-runtime", 0, 0, 0, 0);
+	call(PRCTL, PR_SET_NAME, (long)PROGRAM, 0, 0, 0, 0);
 	call(CLOSE, fd, 0, 0, 0, 0, 0);
 	told.stack = stack;
 	told.ignored = ignored_signals();
@@ -222,30 +258,44 @@ static void go_on_from(long fd, struct header *head, long *stack)
 	go_on(head->registers, (long)&told);
 }
 
+#ifdef SEALED
 static int is_sealed(void)
 {
 	enum { AT_FLAGS = 80 / 8, ST_RDONLY = 1 };
 	word found[16];
 	return !call(STATFS, (long)"/proc/self/exe", (long)found, 0, 0, 0, 0) && found[AT_FLAGS] & ST_RDONLY;
 }
+#else
+static int is_sealed(void)
+{
+	return 1;
+}
+
+static const char *sealed(const char *file, char path[32])
+{
+	(void)path;
+	return file;
+}
+#endif
 
 /* Go on from the snapshot. For that it takes a second execution, which puts the kernel's parts of the address space where
- * none of the snapshot are, and this program on a read-only mount. Returns if it cannot be.
+ * none of the snapshot are (and this program on a read-only mount). Returns if it cannot be.
  */
 static void try_snapshot(long *stack, char **given, char **environment)
 {
-	static const char *const OTHERS[] = {"checkpoint", "events", "features", "restore", "spec", "update", "--debug", 0};
+	static const char *const others[] = {OTHERS, 0};
 	char path[32];
 	struct header *head;
-	if (any(given, OTHERS))
+	if (any(given, others) || any_wish(environment))
 		return;
 	long persona = call(PERSONALITY, 0xffffffff, 0, 0, 0, 0, 0), fd;
 	if (!(persona & ADDR_NO_RANDOMIZE)) {
-		if (opened(&head) < 0 || !is_current(head) || !sealed("/proc/self/exe", path))
+		const char *again;
+		if (opened(&head) < 0 || !is_current(head) || !(again = sealed("/proc/self/exe", path)))
 			return;
 		if (call(PERSONALITY, persona | ADDR_NO_RANDOMIZE, 0, 0, 0, 0, 0) < 0)
 			return;
-		call(EXECVE, (long)path, (long)given, (long)environment, 0, 0, 0);
+		call(EXECVE, (long)again, (long)given, (long)environment, 0, 0, 0);
 	} else if (!is_sealed()) {
 		return; /* it is the caller who wants it so */
 	} else if ((fd = opened(&head)) >= 0) {
@@ -258,29 +308,30 @@ static void try_snapshot(long *stack, char **given, char **environment)
 /* What the kernel put on the stack of a new process: the number of arguments, these, 0, the environment, 0. */
 __attribute__((used, noreturn)) void launch(long *stack)
 {
-	static const char complaint[] = "capsa-runtime: cannot execute " PYTHON "\n";
-	enum { OWN = 4 }; /* arguments that are put before the caller's, less the name */
+	static const char complaint[] = PROGRAM ": cannot execute " PYTHON "\n";
+	const char *own[] = {PYTHON, ARGUMENTS};
+	enum { OWN = sizeof own / sizeof *own };
 	long count = *stack;
 	char **given = (char **)(stack + 1), **environment = given + count + 1;
-	char *arguments[OWN + count + 2];
-	char path[32];
-	const char *program = 0;
+	const char *arguments[OWN + count + 1];
+	const char *program = PYTHON;
 #if SNAPSHOTS
 	if (count == 1 && same(*given, "processor"))
 		tell_processor();
 	try_snapshot(stack, given, environment);
 #endif
-	arguments[0] = PYTHON;
-	arguments[1] = "-I";
-	arguments[2] = "-S";
-	arguments[3] = is_newer(COMPILED, ENTRY) ? COMPILED : ENTRY;
-	arguments[4] = PACKAGES;
-	arguments[OWN + 1] = 0;
+	for (long i = 0; i < OWN; i++)
+		arguments[i] = own[i];
+	arguments[OWN] = 0;
 	for (long i = 1; i <= count; i++)
-		arguments[OWN + i] = given[i];
-	if (any(arguments + OWN + 1, SEALED))
-		program = sealed(PYTHON, path);
-	call(EXECVE, (long)(program ? program : PYTHON), (long)arguments, (long)environment, 0, 0, 0);
+		arguments[OWN - 1 + i] = given[i];
+#ifdef SEALED
+	static const char *const words[] = {SEALED, 0};
+	char path[32];
+	if (any((char **)arguments + OWN, words) && sealed(PYTHON, path))
+		program = path;
+#endif
+	call(EXECVE, (long)program, (long)arguments, (long)environment, 0, 0, 0);
 	call(WRITE, 2, (long)complaint, sizeof complaint - 1, 0, 0, 0);
 	for (;;)
 		call(EXIT, 1, 0, 0, 0, 0, 0);

@@ -1,6 +1,6 @@
 """What Python and libc ask their process at its beginning, for one that goes on from a snapshot: asked a second time.
 
-The words of the command line, the environment, the streams, the signals; and what our modules have asked the machine.
+The words of the command line, the environment, the streams, the signals.
 """
 
 from __future__ import annotations
@@ -11,10 +11,18 @@ import posix
 import signal
 import sys
 
-from capsa.platform.linux import capabilities
-from capsa.sys.call import adopt_environment
+from capsa.sys.call import adopt_environment, call
 
 _MANY = 1 << 20  # words; the kernel allows fewer
+
+
+def stop() -> int:
+    """Stop, until a launcher goes on; returns where that has put what is to be known of its process.
+
+    The launcher gives the memory of this process to another one, in which the same system call returns once more
+    (``setjmp(3)`` in large).
+    """
+    return call("kill", os.getpid(), signal.SIGSTOP)
 
 
 def adopt(told: int) -> None:
@@ -29,7 +37,6 @@ def adopt(told: int) -> None:
         except OSError:
             setattr(sys, stream, None)
     _signals(ignored)
-    capabilities.look()
 
 
 def _environment(address: int) -> None:

@@ -1,0 +1,1 @@
+"""How our programs begin: a launcher, and the snapshot from which it goes on."""
