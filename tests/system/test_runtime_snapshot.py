@@ -18,7 +18,9 @@ from fixtures.bundle import spec
 from fixtures.runtime import COMMAND, RuntimeUnderTest, runtime
 from fixtures.wait import until
 
-from capsa.runtime import description, snapshot
+from capsa.runtime import description
+from capsa.runtime.snapshot import program
+from capsa.start import snapshot
 
 pytestmark = [*b.NEEDS, pytest.mark.skipif(os.uname().machine != "x86_64", reason="there are no snapshots")]
 HOME = Path(sys.prefix) / "lib" / "capsa-runtime"
@@ -124,7 +126,7 @@ def test_python_starts_where_the_snapshot_does_not_fit(oci: RuntimeUnderTest, la
 
 def test_a_snapshot_that_fits_is_left_alone(launcher: Path) -> None:
     before = SNAPSHOT.stat()
-    assert snapshot.fits(SNAPSHOT, processor()) and not snapshot.make(Path(sys.prefix))
+    assert snapshot.fits(SNAPSHOT, processor()) and not snapshot.make(program(Path(sys.prefix)))
     assert SNAPSHOT.stat().st_ino == before.st_ino
     assert not snapshot.fits(launcher.parent / "none", processor())
 
