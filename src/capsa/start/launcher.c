@@ -1,10 +1,15 @@
 /* Where our programs begin: a program goes on from a snapshot of a Python that has everything loaded (snapshot.py), or
  * starts Python where that does not fit.
  *
- * .ci/launcher compiles it for each of them. What it has to define, strings and lists of strings: PROGRAM, PYTHON,
- * ARGUMENTS (Python's, before the caller's), SNAPSHOT, MARK, OTHERS (words with which it starts Python); where Python heeds
- * its environment HARMLESS, the variables with which it need not be started; and for what makes processes in containers SEALED, the words with which it does: then a program is executed from a read-only mount that is
- * nowhere in the file tree (see capsa/runtime/sealing.py, which does the same where this launcher is not used).
+ * .ci/launcher compiles it for each of them. What it has to define, strings and lists of strings:
+ *
+ *   PROGRAM, PYTHON     names: the process's, and what is executed where the snapshot does not fit
+ *   ARGUMENTS           Python's, before the caller's
+ *   SNAPSHOT, MARK      the file, and what it begins with
+ *   OTHERS              words of the command line with which it starts Python in any case
+ *   HARMLESS            where Python heeds its environment: variables of its own for which it need not be started
+ *   SEALED              words with which it makes processes in containers; then what is executed is on a read-only mount
+ *                       that is nowhere in the file tree (capsa/runtime/sealing.py does that without this launcher)
  *
  * It has no libc, whose start would take longer than all of this, and nothing that an environment could change. To copy
  * or to fill memory is avoided: compilers call functions of a libc for that.
@@ -35,7 +40,7 @@ __asm__(".text\n.globl call, _start\n"
         "call:\n\tmov x8, x0\n\tmov x0, x1\n\tmov x1, x2\n\tmov x2, x3\n\tmov x3, x4\n\tmov x4, x5\n\tmov x5, x6\n\tsvc 0\n\tret\n"
         "_start:\n\tmov x0, sp\n\tbl launch\n");
 #else
-#error "capsa-runtime has no launcher for this machine"
+#error "there is no launcher for this machine"
 #endif
 
 /* The same numbers on all machines, see sealing.py. */
@@ -139,7 +144,6 @@ static const char *sealed(const char *file, char path[32])
 	*end = 0;
 	return path;
 }
-
 #endif
 
 #if SNAPSHOTS
@@ -165,7 +169,7 @@ struct region {
 	word place; /* where it is in the snapshot; 0: there is nothing in it */
 };
 
-/* What the process that goes on has to be told, see awake.py. */
+/* What the process that goes on has to be told, see identity.py. */
 static struct told {
 	long *stack;
 	word ignored; /* signals: bit 0 is for the first one */
@@ -241,7 +245,8 @@ static word ignored_signals(void)
 /* Be what the snapshot is of; returns if that cannot be. Nothing of this program's memory is in its way. */
 static void go_on_from(long fd, struct header *head, long *stack)
 {
-	enum { PRIVATE = 2, ANONYMOUS = 0x20, NORESERVE = 0x4000, FIXED_NOREPLACE = 0x100000, ARCH_SET_FS = 0x1002, PR_SET_NAME = 15 };
+	enum { PRIVATE = 2, ANONYMOUS = 0x20, NORESERVE = 0x4000, FIXED_NOREPLACE = 0x100000 };
+	enum { ARCH_SET_FS = 0x1002, PR_SET_NAME = 15 };
 	struct region *region = (struct region *)((struct file *)(head + 1) + head->files);
 	for (word i = 0; i < head->regions; i++, region++) {
 		long flags = PRIVATE | FIXED_NOREPLACE | (region->place ? 0 : ANONYMOUS | NORESERVE);
