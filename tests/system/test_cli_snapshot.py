@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,10 +30,10 @@ def capsa(engine, busybox):
 
 
 @contextmanager
-def listening(engine, **more: str) -> Iterator[int]:
+def listening(engine, program: Sequence[str] = CAPSA, **more: str) -> Iterator[int]:
     """A process that follows the engine's events."""
     environment = {name: word for name, word in engine.environment().items() if not name.startswith("PYTHON")}
-    process = subprocess.Popen([*CAPSA, "events"], env=environment | more, stdout=subprocess.PIPE)
+    process = subprocess.Popen([*program, "events"], env=environment | more, stdout=subprocess.PIPE)
     try:
         # By then it has found out how it has to begin.
         until(lambda: "socket:" in " ".join(_descriptors(process.pid)))
@@ -58,7 +58,13 @@ def test_it_goes_on_from_the_snapshot(engine, more: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{"PYTHONPATH": "/none"}, {"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "de_DE.ISO-8859-1"}]
+    "more",
+    [
+        {"PYTHONPATH": "/none"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "de_DE.ISO-8859-1"},
+        {"LD_LIBRARY_PATH": "/none"},
+    ],
 )
 def test_python_starts_for_whom_it_makes_a_difference(engine, more: dict[str, str]) -> None:
     with listening(engine, **more) as pid:
@@ -93,6 +99,28 @@ def test_words_that_are_no_characters(engine, name: bytes, locale: str) -> None:
     ]
     assert len({(each.returncode, each.stdout, each.stderr) for each in told}) == 1
     assert told[0].returncode == 1 and told[0].stderr.startswith(b"capsa: ")
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8", "xx_YY.UTF-8", "en_US.UTF-8"])
+def test_output_that_is_no_characters(engine, locale: str) -> None:
+    """A locale that is not installed is none, whatever its name says."""
+    environment = engine.environment() | {"LC_ALL": locale}
+    words = ["version", "--format", b"\xff{{.Client.Version}}"]
+    told = [subprocess.run([*program, *words], env=environment, capture_output=True) for program in (CAPSA, SCRIPT)]
+    assert len({(each.returncode, each.stdout) for each in told}) == 1
+    assert told[0].stdout.startswith(b"\xff") and not told[0].stderr
+
+
+@pytest.mark.parametrize("program", [CAPSA, SCRIPT])
+def test_standard_input_that_is_a_directory(program: tuple[str, ...]) -> None:
+    done = subprocess.run(["sh", "-c", '"$@" </', "sh", *program, "--version"], capture_output=True, text=True)
+    assert done.returncode == 1 and "<stdin> is a directory" in done.stderr
+
+
+def test_whoever_wants_no_random_addresses_has_python_start(engine) -> None:
+    """A second execution is known by its name, not by what it does without."""
+    with listening(engine, program=("setarch", "-R", *CAPSA)) as pid:
+        assert not goes_on(pid)
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

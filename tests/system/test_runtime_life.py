@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -318,6 +319,51 @@ def test_hooks_have_the_environment_of_the_caller(oci: RuntimeUnderTest) -> None
     assert oci("run", "box", env=environment).stdout == "ran\n"
     found = dict(line.split("=", 1) for line in told.read_text().splitlines() if "=" in line)
     assert {name: found.get(name) for name in names} == {name: environment[name] for name in names}
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_caller_that_has_signals_blocked(oci: RuntimeUnderTest, debug: bool) -> None:
+    """The end of the container is one."""
+    oci.write(spec("echo ran; grep SigBlk /proc/self/status"))
+    blocking = "import os, signal, sys; signal.pthread_sigmask(0, range(1, 32)); os.execv(sys.argv[1], sys.argv[1:])"
+    words = ["--debug", "run", "box"] if debug else ["run", "box"]
+    done = subprocess.run(
+        [sys.executable, "-c", blocking, *oci.arguments(*words)],
+        cwd=oci.bundle,
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == [b"ran", b"SigBlk:", b"0000000000000000"]
+
+
+@pytest.mark.parametrize("verb", ["run", "create", "exec"])
+def test_descriptors_of_the_runtimes_own_are_not_passed_on(oci: RuntimeUnderTest, verb: str) -> None:
+    """Where the caller has none to pass on, the first that is opened would have the number."""
+    oci.write(spec("sleep 1000"))
+    words: tuple[str, ...] = (verb, "--preserve-fds", "2", "box")
+    if verb == "exec":
+        oci.create()
+        oci("start", "box")
+        words = (*words, "true")
+    done = oci(*words, check=False)
+    assert done.returncode and "file descriptor 3 cannot be passed on: bad file descriptor" in done.stderr
+    oci("delete", "--force", "box", check=False)
+
+
+def test_a_dev_that_is_covered_by_another_name(oci: RuntimeUnderTest, tmp_path: Path) -> None:
+    """What is mounted below /dev afterwards is below that one."""
+    (oci.root / "link").symlink_to("/dev")
+    (tmp_path / "source").mkdir()
+    made = msgspec.to_builtins(spec("ls /dev; cat /proc/mounts"))
+    shm = next(each for each in made["mounts"] if each["destination"] == "/dev/shm")
+    made["mounts"] = [each for each in made["mounts"] if not each["destination"].startswith("/dev/")]
+    made["mounts"] += [
+        {"destination": "/link", "type": "bind", "source": str(tmp_path / "source"), "options": ["bind"]}
+    ]
+    made["mounts"] += [shm]
+    oci.write(made)
+    assert "shm" in oci("run", "box").stdout.split("tmpfs")[0].split()
 
 
 @pytest.mark.skipif(os.path.isdir("/run/systemd/system"), reason="systemd runs here: see test_systemd_guest")

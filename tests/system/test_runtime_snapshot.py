@@ -57,8 +57,10 @@ def running(oci: RuntimeUnderTest) -> Iterator[int]:
         assert process.wait(60) == 128 + signal.SIGKILL
 
 
-def maps(pid: int) -> str:
-    return Path(f"/proc/{pid}/maps").read_text()
+def goes_on(pid: int, file: Path) -> list[str]:
+    """Where it has mapped this snapshot, which is on a mount that has no name: it is known by its number."""
+    mapped = [line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    return [words[0] for words in mapped if words[4] == str(file.stat().st_ino)]
 
 
 def processor() -> bytes:
@@ -67,10 +69,14 @@ def processor() -> bytes:
 
 def test_a_call_goes_on_from_the_snapshot(oci: RuntimeUnderTest) -> None:
     with running(oci) as pid:
-        assert str(SNAPSHOT) in maps(pid) and "/libc.so" not in maps(pid)
+        assert goes_on(pid, SNAPSHOT) and "/libc.so" not in Path(f"/proc/{pid}/maps").read_text()
         assert Path(f"/proc/{pid}/comm").read_text() == "capsa-runtime\n"
         # What the container's processes could reach of it (CVE-2019-5736).
-        assert os.statvfs(f"/proc/{pid}/exe").f_flag & os.ST_RDONLY
+        for name in (
+            "exe",
+            *(f"map_files/{'-'.join(part.lstrip('0') for part in each.split('-'))}" for each in goes_on(pid, SNAPSHOT)),
+        ):
+            assert os.statvfs(f"/proc/{pid}/{name}").f_flag & os.ST_RDONLY, name
 
 
 def _another(place: int) -> object:
@@ -115,11 +121,11 @@ CHANGES = {
 def test_python_starts_where_the_snapshot_does_not_fit(oci: RuntimeUnderTest, launcher: Path, change: str) -> None:
     oci.command = (str(launcher),)
     with running(oci) as pid:
-        assert str(launcher.parent / "snapshot") in maps(pid)
+        assert goes_on(pid, launcher.parent / "snapshot")
     CHANGES[change](launcher.parent / "snapshot")  # type: ignore[operator]
     assert change == "in the way" or not snapshot.fits(launcher.parent / "snapshot", processor())
     with running(oci) as pid:
-        assert str(launcher.parent / "snapshot") not in maps(pid) and "/libc.so" in maps(pid)
+        assert "/libc.so" in Path(f"/proc/{pid}/maps").read_text()
     oci.write(spec("cat /proc/self/personality"))
     assert oci("run", "box").stdout == "00000000\n"
 
@@ -129,6 +135,21 @@ def test_a_snapshot_that_fits_is_left_alone(launcher: Path) -> None:
     assert snapshot.fits(SNAPSHOT, processor()) and not snapshot.make(program(Path(sys.prefix)))
     assert SNAPSHOT.stat().st_ino == before.st_ino
     assert not snapshot.fits(launcher.parent / "none", processor())
+
+
+def test_a_snapshot_of_a_trial_is_made_anew(launcher: Path) -> None:
+    """It stays if `make setup` is killed meanwhile: the launcher takes it, in twice the time."""
+    copy = launcher.parent / "snapshot"
+    assert snapshot.fits(copy, processor())
+    content = bytearray(copy.read_bytes())
+    content[snapshot._HEADER.size - 8] = 1
+    copy.write_bytes(content)
+    assert not snapshot.fits(copy, processor())
+    assert subprocess.run([launcher, "--version"], stdout=subprocess.PIPE, check=True).stdout
+
+
+def test_only_root_reads_it() -> None:
+    assert SNAPSHOT.stat().st_mode & 0o777 == 0o600
 
 
 def test_containers_have_random_addresses(oci: RuntimeUnderTest) -> None:

@@ -6,18 +6,21 @@ UTF-8 it starts Python after all, with the console script SCRIPT.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import io
+import locale
 import os
 import sys
 import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
 _NOT = frozenset({"engine", "hid", "make"})
+_PLAIN = frozenset({"C", "POSIX", "C.UTF-8", "C.utf8"})
 
 
 def load() -> None:
@@ -32,36 +35,50 @@ def load() -> None:
         importlib.import_module(f"capsa.cli.{name}")
 
 
-def locale() -> str:
-    """The caller's, by what decides about characters (setlocale(3)); empty for that of a machine that has none."""
-    return next((found for name in ("LC_ALL", "LC_CTYPE", "LANG") if (found := os.environ.get(name))), "")
-
-
 def is_usual() -> bool:
-    """Whether its characters are UTF-8, as they were here when Python started."""
-    return locale() in ("", "C", "POSIX") or locale().lower().replace("-", "").endswith(".utf8")
+    """Whether the caller's characters are UTF-8, as they were here when Python started (setlocale(3))."""
+    named = _locale_name()
+    return named in _PLAIN or named.lower().replace("-", "").endswith(".utf8")
+
+
+def _locale_name() -> str:
+    return next((found for name in ("LC_ALL", "LC_CTYPE", "LANG") if (found := os.environ.get(name))), "C")
+
+
+def _errors() -> str:
+    """What Python does with bytes that are no characters, in standard input and output."""
+    named = _locale_name()
+    if named not in _PLAIN:
+        with contextlib.suppress(locale.Error):
+            locale.setlocale(locale.LC_CTYPE, "")
+            return "strict"
+    return "surrogateescape"
 
 
 def streams() -> None:
-    """The standard streams as Python makes them (its ``create_stdio``)."""
+    """The standard streams as Python makes them (its ``create_stdio``); raises `OSError` where that would not start."""
     unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
-    errors = "surrogateescape" if locale() in ("", "C", "POSIX", "C.UTF-8", "C.utf8") else "strict"
+    errors = _errors()
     for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
             continue
         raw = io.FileIO(fd, mode, closefd=False)
-        lines = name == "stderr" or raw.isatty()
         buffer: Any = io.BufferedReader(raw) if mode == "r" else raw if unbuffered else io.BufferedWriter(raw)
         stream = io.TextIOWrapper(
             buffer,
             "utf-8",
             "backslashreplace" if name == "stderr" else errors,
             newline=None if mode == "r" else "\n",
-            line_buffering=lines,
+            line_buffering=name == "stderr" or raw.isatty(),
             write_through=unbuffered and mode == "w",
         )
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
+
+
+def start(script: str) -> NoReturn:
+    """Start Python after all."""
+    os.execv(sys.executable, [sys.executable, script, *sys.argv[1:]])  # noqa: S606
 
 
 if __name__ == "__main__":
@@ -73,10 +90,13 @@ if __name__ == "__main__":
     gc.collect()
     gc.freeze()
     identity.adopt(identity.stop())
-    if not is_usual():
-        os.execv(sys.executable, [sys.executable, script, *sys.argv[1:]])  # noqa: S606
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
-    streams()
+    if not is_usual():
+        start(script)
+    try:
+        streams()
+    except OSError:
+        start(script)
     time.tzset()
     if "random" in sys.modules:
         sys.modules["random"].seed()

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from capsa.cli import awake
-from capsa.errors import Unsupported
 from capsa.start import snapshot
 
 # Which libc reads when Python starts.
@@ -23,6 +22,7 @@ def program(venv: Path) -> snapshot.Program:
     return snapshot.Program(
         launcher=top / "bin" / "capsa",
         snapshot=home / "snapshot",
+        mode=0o644,
         command=[str(top / "bin" / "python"), "-P", str(awake.__file__), str(home / "capsa")],
         locale="C.UTF-8",
         sources=sorted(each for each in modules | {_ZONE} if os.path.exists(each)),
@@ -30,7 +30,4 @@ def program(venv: Path) -> snapshot.Program:
 
 
 if __name__ == "__main__":
-    try:
-        snapshot.make(program(Path(sys.argv[1])))
-    except Unsupported as error:
-        print(f"capsa: {error}")
+    snapshot.provide(program(Path(sys.argv[1])))

@@ -348,6 +348,8 @@ def loads(data: bytes, where: str = "config.json") -> Spec:
         spec = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"malformed {where}: {error}") from error
+    except RecursionError:
+        raise InvalidArgument(f"malformed {where}: it is nested too deeply") from None
     if spec.linux is not None and spec.linux.resources is not None:
         interpret(spec.linux.resources, spec.oci_version)
     return spec

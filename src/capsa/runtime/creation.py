@@ -41,7 +41,8 @@ _RUN_TABLE = """
 def create(settings: Settings, options: Options) -> int:
     """``capsa-runtime create ID``."""
     container = Container(settings.root, options.arguments[0])
-    _create(settings, options, container, console.socket_of(options, required=True))
+    keep = preserved(options, activation=True)
+    _create(settings, options, container, console.socket_of(options, required=True), keep)
     return 0
 
 
@@ -50,6 +51,7 @@ def run(settings: Settings, options: Options) -> int:
     from capsa.runtime import foreground
 
     container = Container(settings.root, options.arguments[0])
+    keep = preserved(options, activation=True)
     detach = options.switch("detach")
     target = console.socket_of(options, required=detach)
     if not detach:
@@ -63,7 +65,7 @@ def run(settings: Settings, options: Options) -> int:
                 removal.remove(settings, container, force=True)
             raise
 
-    master = _create(settings, options, container, target, relayed=not detach, begin=begin)
+    master = _create(settings, options, container, target, keep, relayed=not detach, begin=begin)
     if detach:
         return 0
     code = foreground.wait(container.record.pid, master)
@@ -78,6 +80,7 @@ def _create(
     options: Options,
     container: Container,
     target: str,
+    keep: int,
     *,
     relayed: bool = False,
     begin: Callable[[Birth], None] | None = None,
@@ -95,7 +98,7 @@ def _create(
         )
     if target and not spec.process.terminal:
         raise InvalidArgument("--console-socket is given, but the process wants no terminal (process.terminal)")
-    keep = _preserved(options, spec)
+    _announce(spec)
     container.make(config)
     with contextlib.ExitStack() as undo:
         undo.callback(container.remove)
@@ -172,34 +175,38 @@ def _check(spec: Spec, path: str) -> None:
             raise Unsupported(f"{path} is for another platform: it has a section {other!r}")
 
 
-def _preserved(options: Options, spec: Spec) -> int:
-    """How many descriptors from 3 on go to the program; those of socket activation come first (sd_listen_fds(3))."""
-    keep = preserved(options)
-    listen = os.environ.get("LISTEN_FDS", "")
-    if listen.isdecimal() and int(listen) > 0 and spec.process is not None:
-        keep += int(listen)
-        spec.process.env = [*spec.process.env, f"LISTEN_FDS={listen}", "LISTEN_PID=1"]
-        names = os.environ.get("LISTEN_FDNAMES")
-        if names is not None:
-            spec.process.env.append(f"LISTEN_FDNAMES={names}")
-    return _open_ones(keep)
+def preserved(options: Options, *, activation: bool = False) -> int:
+    """How many descriptors from 3 on go to the program, all of them open; raises `InvalidArgument`.
 
-
-def preserved(options: Options) -> int:
-    """``--preserve-fds``, all of them open; raises `InvalidArgument`."""
+    To be called before anything is opened that could be taken for one of them. With ``activation`` there are those of
+    socket activation, too, and come first (sd_listen_fds(3)).
+    """
     keep = options.number("preserve-fds") or 0
     if not 0 <= keep < 1 << 20:
         raise InvalidArgument(f"--preserve-fds {keep}: how many descriptors from 3 on are to be passed on?")
-    return _open_ones(keep)
-
-
-def _open_ones(keep: int) -> int:
+    if activation:
+        keep += _activated()
     for fd in range(3, 3 + keep):
         try:
             os.set_inheritable(fd, True)
         except OSError as error:
             raise InvalidArgument(f"file descriptor {fd} cannot be passed on: {reason(error)}") from error
     return keep
+
+
+def _activated() -> int:
+    listen = os.environ.get("LISTEN_FDS", "")
+    return int(listen) if listen.isdecimal() else 0
+
+
+def _announce(spec: Spec) -> None:
+    """Tell the program of the sockets that it was activated for."""
+    count = _activated()
+    if count > 0 and spec.process is not None:
+        spec.process.env = [*spec.process.env, f"LISTEN_FDS={count}", "LISTEN_PID=1"]
+        names = os.environ.get("LISTEN_FDNAMES")
+        if names is not None:
+            spec.process.env.append(f"LISTEN_FDNAMES={names}")
 
 
 def record_of(settings: Settings, container: Container, bundle: str, spec: Spec) -> Record:

@@ -46,6 +46,7 @@ def execute(settings: Settings, options: Options) -> int:
     from capsa.runtime import foreground
 
     container = Container(settings.root, options.arguments[0])
+    keep = preserved(options)
     detach = options.switch("detach")
     status = container.status()
     if status == "paused" and not options.switch("ignore-paused"):
@@ -69,7 +70,7 @@ def execute(settings: Settings, options: Options) -> int:
         stdio=None if process.terminal else (0, 1, 2),
         cache=f"{settings.root}/.seccomp",
         tied=False,
-        keep=preserved(options),
+        keep=keep,
         warn=settings.warn,
     )
     try:

@@ -34,6 +34,7 @@ def prepare(*, subreaper: bool) -> None:
     for number in signal.valid_signals() - _OWN | {signal.SIGCHLD, signal.SIGWINCH}:
         with contextlib.suppress(OSError, ValueError):  # those that libc keeps for itself
             signal.signal(number, _noted)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the caller may have blocked what is waited for here
 
 
 def _noted(_number: int, _frame: object) -> None:

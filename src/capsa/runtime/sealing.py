@@ -17,7 +17,10 @@ _RDONLY_NOSUID_NODEV = 1 | 2 | 4
 
 def is_sealed() -> bool:
     """Whether this process runs from a read-only mount."""
-    return bool(posix.statvfs("/proc/self/exe").f_flag & 1)
+    try:
+        return bool(posix.statvfs("/proc/self/exe").f_flag & 1)
+    except OSError:  # there is no proc
+        return False
 
 
 def begin_again(arguments: list[str]) -> None:
@@ -27,7 +30,10 @@ def begin_again(arguments: list[str]) -> None:
     import _ctypes
 
     address = _ctypes.dlsym(_ctypes.dlopen(None, 0), "syscall")  # type: ignore[arg-type]
-    program = posix.readlink("/proc/self/exe").encode()
+    try:
+        program = posix.readlink("/proc/self/exe").encode()
+    except OSError:
+        return
     fd = _ctypes.call_function(address, (_OPEN_TREE, _AT_FDCWD, program, _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC))
     attributes = _RDONLY_NOSUID_NODEV.to_bytes(8, sys.byteorder) + bytes(24)  # struct mount_attr
     if fd < 0 or _ctypes.call_function(address, (_MOUNT_SETATTR, fd, b"", _AT_EMPTY_PATH, attributes, 32)) < 0:

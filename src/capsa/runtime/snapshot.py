@@ -12,7 +12,6 @@ from pathlib import Path
 
 import msgspec
 
-from capsa.errors import Unsupported
 from capsa.runtime import awake, description, together
 from capsa.start import snapshot
 from capsa.sys.ptrace import Traced
@@ -34,6 +33,7 @@ def program(venv: Path) -> snapshot.Program:
     return snapshot.Program(
         launcher=launcher,
         snapshot=home / "snapshot",
+        mode=0o600,
         command=[str(home / "bin" / "python"), "-I", "-S", source, packages],
         locale="C",
         sources=[os.path.realpath(together.path()), source, *together.sources()],
@@ -65,7 +65,4 @@ def _bundle(place: str, program: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        snapshot.make(program(Path(sys.argv[1])))
-    except Unsupported as error:
-        print(f"capsa: {error}")
+    snapshot.provide(program(Path(sys.argv[1])))

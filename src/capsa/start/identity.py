@@ -11,7 +11,7 @@ import posix
 import signal
 import sys
 
-from capsa.sys.call import adopt_environment, call
+from capsa.sys.call import adopt_environment, call, keep_freed_memory
 
 _MANY = 1 << 20  # words; the kernel allows fewer
 
@@ -22,7 +22,11 @@ def stop() -> int:
     The launcher gives the memory of this process to another one, in which the same system call returns once more
     (``setjmp(3)`` in large).
     """
-    return call("kill", os.getpid(), signal.SIGSTOP)
+    keep_freed_memory()
+    told = call("kill", os.getpid(), signal.SIGSTOP)
+    if not told:  # somebody has let this very process go on
+        os._exit(1)
+    return told
 
 
 def adopt(told: int) -> None:

@@ -7,7 +7,7 @@
  *   ARGUMENTS           Python's, before the caller's
  *   SNAPSHOT, MARK      the file, and what it begins with
  *   OTHERS              words of the command line with which it starts Python in any case
- *   HARMLESS            where Python heeds its environment: variables of its own for which it need not be started
+ *   WISHES, HARMLESS    where Python heeds its environment: with what variables begin for which it starts, but for some
  *   SEALED              words with which it makes processes in containers; then what is executed is on a read-only mount
  *                       that is nowhere in the file tree (capsa/runtime/sealing.py does that without this launcher)
  *
@@ -23,7 +23,7 @@ long call(long number, long a, long b, long c, long d, long e, long f);
 #if defined(__x86_64__)
 #define SNAPSHOTS 1
 enum { ARCH_PRCTL = 158, CLOSE = 3, EXECVE = 59, EXIT = 60, MMAP = 9, OPENAT = 257, PERSONALITY = 135, PRCTL = 157 };
-enum { RT_SIGACTION = 13, STATFS = 137, STATX = 332, WRITE = 1 };
+enum { RT_SIGACTION = 13, STATX = 332, WRITE = 1 };
 __asm__(".text\n.globl call, go_on, identify, _start\n"
         "call:\n\tmov %rdi, %rax\n\tmov %rsi, %rdi\n\tmov %rdx, %rsi\n\tmov %rcx, %rdx\n\tmov %r8, %r10\n\tmov %r9, %r8\n"
         "\tmov 8(%rsp), %r9\n\tsyscall\n\tret\n"
@@ -47,24 +47,6 @@ __asm__(".text\n.globl call, _start\n"
 enum { OPEN_TREE = 428, MOUNT_SETATTR = 442 };
 enum { CLONE = 1, CLOEXEC = 02000000, AT_FDCWD = -100, AT_EMPTY_PATH = 0x1000, RDONLY_NOSUID_NODEV = 1 | 2 | 4 };
 
-static int same(const char *one, const char *other)
-{
-	while (*one && *one == *other)
-		one++, other++;
-	return *one == *other;
-}
-
-/* Whether any of the words is one of these. */
-__attribute__((unused)) static int any(char **words, const char *const *these)
-{
-	for (; *words; words++)
-		for (const char *const *each = these; *each; each++)
-			if (same(*words, *each))
-				return 1;
-	return 0;
-}
-
-#ifdef HARMLESS
 static int begins(const char *text, const char *with)
 {
 	while (*with && *text == *with)
@@ -72,28 +54,20 @@ static int begins(const char *text, const char *with)
 	return !*with;
 }
 
-/* Whether somebody has wishes for Python that it has to be started for. */
-__attribute__((unused)) static int any_wish(char **environment)
+__attribute__((unused)) static int is_same(const char *one, const char *other)
 {
-	static const char *const harmless[] = {HARMLESS, 0};
-	for (; *environment; environment++) {
-		int number = 0;
-		if (!begins(*environment, "PYTHON"))
-			continue;
-		while (harmless[number] && !begins(*environment, harmless[number]))
-			number++;
-		if (!harmless[number])
-			return 1;
-	}
+	return begins(one, other) && begins(other, one);
+}
+
+/* Whether a text of this list, which ends with 0, is or begins with one of that list. */
+__attribute__((unused)) static int any(char *const *texts, const char *const *wanted, int (*does)(const char *, const char *))
+{
+	for (; *texts; texts++)
+		for (const char *const *each = wanted; *each; each++)
+			if (does(*texts, *each))
+				return 1;
 	return 0;
 }
-#else
-__attribute__((unused)) static int any_wish(char **environment)
-{
-	(void)environment;
-	return 0;
-}
-#endif
 
 struct known {
 	word changed; /* nanoseconds since 1970; 0 if it is not there */
@@ -121,21 +95,27 @@ __attribute__((unused)) static const char *newer(const char *one, const char *ot
 	return changed > look(other)->changed ? one : other;
 }
 
-#ifdef SEALED
-/* A file on a read-only mount of its own, as a path; 0 without the right to do that, or on an old kernel. */
-static const char *sealed(const char *file, char path[32])
+__attribute__((unused)) static const char SELF[] = "/proc/self/fd/";
+
+/* A file on a read-only mount of its own: a descriptor; negative without the right to do that, or on an old kernel. */
+__attribute__((unused)) static long sealed(const char *file)
 {
 	word attributes[4];
 	attributes[0] = RDONLY_NOSUID_NODEV;
 	attributes[1] = attributes[2] = attributes[3] = 0;
 	long fd = call(OPEN_TREE, AT_FDCWD, (long)file, CLONE | CLOEXEC, 0, 0, 0);
-	if (fd < 0 || call(MOUNT_SETATTR, fd, (long)"", AT_EMPTY_PATH, (long)attributes, sizeof attributes, 0))
-		return 0;
-	const char *prefix = "/proc/self/fd/";
+	if (fd >= 0 && call(MOUNT_SETATTR, fd, (long)"", AT_EMPTY_PATH, (long)attributes, sizeof attributes, 0))
+		return -1;
+	return fd;
+}
+
+/* The name of a descriptor. */
+__attribute__((unused)) static const char *name_of(long fd, char path[36])
+{
 	char digits[20], *end = path;
 	int count = 0;
-	while (*prefix)
-		*end++ = *prefix++;
+	for (const char *each = SELF; *each; each++)
+		*end++ = *each;
 	do
 		digits[count++] = '0' + fd % 10;
 	while (fd /= 10);
@@ -144,7 +124,6 @@ static const char *sealed(const char *file, char path[32])
 	*end = 0;
 	return path;
 }
-#endif
 
 #if SNAPSHOTS
 enum { ADDR_NO_RANDOMIZE = 0x40000 };
@@ -157,6 +136,7 @@ struct header {
 	unsigned processor[8];
 	word registers[8]; /* as go_on takes them */
 	word thread; /* the base of the segment register fs */
+	word trial; /* whether it is one whose use is being tried */
 };
 
 struct file {
@@ -201,7 +181,17 @@ static long opened(struct header **found)
 {
 	enum { READ = 1, PRIVATE = 2 };
 	unsigned processor[8];
+#ifdef SEALED
+	/* What a process in a container could reach of it, by what is mapped, cannot be written either. */
+	char path[36];
+	long tree = sealed(SNAPSHOT);
+	if (tree < 0)
+		return -1;
+	long fd = call(OPENAT, AT_FDCWD, (long)name_of(tree, path), CLOEXEC, 0, 0, 0);
+	call(CLOSE, tree, 0, 0, 0, 0, 0);
+#else
 	long fd = call(OPENAT, AT_FDCWD, (long)SNAPSHOT, CLOEXEC, 0, 0, 0);
+#endif
 	if (fd < 0)
 		return -1;
 	long mapped = call(MMAP, 0, HEAD, READ, PRIVATE, fd, 0);
@@ -254,7 +244,6 @@ static void go_on_from(long fd, struct header *head, long *stack)
 		    (long)region->address)
 			return;
 	}
-	call(PERSONALITY, call(PERSONALITY, 0xffffffff, 0, 0, 0, 0, 0) & ~ADDR_NO_RANDOMIZE, 0, 0, 0, 0, 0);
 	call(PRCTL, PR_SET_NAME, (long)PROGRAM, 0, 0, 0, 0);
 	call(CLOSE, fd, 0, 0, 0, 0, 0);
 	told.stack = stack;
@@ -263,50 +252,55 @@ static void go_on_from(long fd, struct header *head, long *stack)
 	go_on(head->registers, (long)&told);
 }
 
-#ifdef SEALED
-static int is_sealed(void)
+/* Whether this program has executed itself: by what name the kernel found it. */
+static int is_second(char **environment)
 {
-	enum { AT_FLAGS = 80 / 8, ST_RDONLY = 1 };
-	word found[16];
-	return !call(STATFS, (long)"/proc/self/exe", (long)found, 0, 0, 0, 0) && found[AT_FLAGS] & ST_RDONLY;
+	enum { AT_NULL = 0, AT_EXECFN = 31 };
+	while (*environment)
+		environment++;
+	for (word *entry = (word *)(environment + 1); entry[0] != AT_NULL; entry += 2)
+		if (entry[0] == AT_EXECFN)
+			return begins((char *)entry[1], "/proc/self/");
+	return 0;
 }
-#else
-static int is_sealed(void)
-{
-	return 1;
-}
-
-static const char *sealed(const char *file, char path[32])
-{
-	(void)path;
-	return file;
-}
-#endif
 
 /* Go on from the snapshot. For that it takes a second execution, which puts the kernel's parts of the address space where
- * none of the snapshot are (and this program on a read-only mount). Returns if it cannot be.
+ * none of the snapshot are, and this program on a read-only mount if it has to be. Returns if it cannot be.
  */
 static void try_snapshot(long *stack, char **given, char **environment)
 {
 	static const char *const others[] = {OTHERS, 0};
-	char path[32];
 	struct header *head;
-	if (any(given, others) || any_wish(environment))
+	if (any(given, others, is_same))
 		return;
-	long persona = call(PERSONALITY, 0xffffffff, 0, 0, 0, 0, 0), fd;
-	if (!(persona & ADDR_NO_RANDOMIZE)) {
-		const char *again;
-		if (opened(&head) < 0 || !is_current(head) || !(again = sealed("/proc/self/exe", path)))
+#ifdef HARMLESS
+	static const char *const wishes[] = {WISHES, 0}, *const harmless[] = {HARMLESS, 0};
+	for (char **each = environment; *each; each++) {
+		char *one[] = {*each, 0};
+		if (any(one, wishes, begins) && !any(one, harmless, begins))
 			return;
-		if (call(PERSONALITY, persona | ADDR_NO_RANDOMIZE, 0, 0, 0, 0, 0) < 0)
+	}
+#endif
+	long persona = call(PERSONALITY, 0xffffffff, 0, 0, 0, 0, 0), fd;
+	if (persona < 0)
+		return;
+	if (persona & ADDR_NO_RANDOMIZE && is_second(environment)) {
+		/* What comes after this has random addresses again. */
+		if (call(PERSONALITY, persona & ~ADDR_NO_RANDOMIZE, 0, 0, 0, 0, 0) >= 0 && (fd = opened(&head)) >= 0)
+			go_on_from(fd, head, stack);
+	} else if (!(persona & ADDR_NO_RANDOMIZE) && opened(&head) >= 0 && is_current(head)) {
+#ifdef SEALED
+		char path[36];
+		long self = sealed("/proc/self/exe");
+		const char *again = self < 0 ? 0 : name_of(self, path);
+#else
+		const char *again = "/proc/self/exe";
+#endif
+		if (!again || call(PERSONALITY, persona | ADDR_NO_RANDOMIZE, 0, 0, 0, 0, 0) < 0)
 			return;
 		call(EXECVE, (long)again, (long)given, (long)environment, 0, 0, 0);
-	} else if (!is_sealed()) {
-		return; /* it is the caller who wants it so */
-	} else if ((fd = opened(&head)) >= 0) {
-		go_on_from(fd, head, stack);
+		call(PERSONALITY, persona, 0, 0, 0, 0, 0);
 	}
-	call(PERSONALITY, persona & ~ADDR_NO_RANDOMIZE, 0, 0, 0, 0, 0);
 }
 #endif
 
@@ -314,17 +308,16 @@ static void try_snapshot(long *stack, char **given, char **environment)
 __attribute__((used, noreturn)) void launch(long *stack)
 {
 	static const char complaint[] = PROGRAM ": cannot execute " PYTHON "\n";
-	const char *own[] = {PYTHON, ARGUMENTS};
-	enum { OWN = sizeof own / sizeof *own };
 	long count = *stack;
 	char **given = (char **)(stack + 1), **environment = given + count + 1;
-	const char *arguments[OWN + count + 1];
-	const char *program = PYTHON;
 #if SNAPSHOTS
-	if (count == 1 && same(*given, "processor"))
+	if (count == 1 && is_same(*given, "processor"))
 		tell_processor();
 	try_snapshot(stack, given, environment);
 #endif
+	const char *own[] = {PYTHON, ARGUMENTS};
+	enum { OWN = sizeof own / sizeof *own };
+	const char *arguments[OWN + count + 1];
 	for (long i = 0; i < OWN; i++)
 		arguments[i] = own[i];
 	arguments[OWN] = 0;
@@ -332,11 +325,12 @@ __attribute__((used, noreturn)) void launch(long *stack)
 		arguments[OWN - 1 + i] = given[i];
 #ifdef SEALED
 	static const char *const words[] = {SEALED, 0};
-	char path[32];
-	if (any((char **)arguments + OWN, words) && sealed(PYTHON, path))
-		program = path;
+	char path[36];
+	long fd = any((char **)arguments + OWN, words, is_same) ? sealed(PYTHON) : -1;
+	if (fd >= 0)
+		call(EXECVE, (long)name_of(fd, path), (long)arguments, (long)environment, 0, 0, 0);
 #endif
-	call(EXECVE, (long)program, (long)arguments, (long)environment, 0, 0, 0);
+	call(EXECVE, (long)PYTHON, (long)arguments, (long)environment, 0, 0, 0);
 	call(WRITE, 2, (long)complaint, sizeof complaint - 1, 0, 0, 0);
 	for (;;)
 		call(EXIT, 1, 0, 0, 0, 0, 0);

@@ -47,7 +47,7 @@ MARK = b"capsa001"
 """What a snapshot begins with; another one with each change of its form."""
 HEAD = 1 << 18
 PAGE = resource.getpagesize()
-_HEADER = struct.Struct("=8s3Q8I8QQ")
+_HEADER = struct.Struct("=8s3Q8I8QQQ")
 _FILE = struct.Struct("=3Q")
 _REGION = struct.Struct("=4Q")
 _KEPT = ("rbx", "rbp", "r12", "r13", "r14", "r15", "rsp", "rip")
@@ -82,25 +82,35 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     """A program with a compiled launcher, which looks for a ``snapshot``.
 
     ``command`` starts the process that is written down: it has to stop (`identity.stop`); ``locale`` is its LC_ALL.
+    ``mode``: who may read the snapshot, and know addresses and seeds of all processes that go on from it.
     ``sources`` are files that it reads, besides what it maps. ``calls`` runs usual commands one after the other; None:
     nobody knows what they use.
     """
 
     launcher: Path
     snapshot: Path
+    mode: int
     command: list[str]
     locale: str
     sources: list[str]
     calls: Callable[[], Generator[Traced]] | None = None
 
 
+def provide(program: Program) -> None:
+    """Have a snapshot that fits, if one can be made here; a program starts Python otherwise, and a line says why."""
+    try:
+        make(program)
+    except (CapsaError, OSError, subprocess.CalledProcessError) as error:
+        print(f"capsa: {program.launcher.name} will start Python each time, as it has no snapshot: {error}")
+
+
 def make(program: Program) -> bool:
     """Write a program's snapshot, unless there is one that fits; whether it did so.
 
-    It appears whole. Raises `CapsaError`, `Unsupported`.
+    It appears whole. Raises `CapsaError`, `Unsupported`, `OSError`.
     """
     if platform.machine() != "x86_64":
-        raise Unsupported(f"there are no snapshots for {platform.machine()}: Python starts each time")
+        raise Unsupported(f"there are none for {platform.machine()}")
     tell = subprocess.run(["processor"], executable=program.launcher, stdout=subprocess.PIPE, check=True)
     processor, target = tell.stdout, program.snapshot
     if fits(target, processor):
@@ -109,12 +119,13 @@ def make(program: Program) -> bool:
     used: Collection[int] = {page.address for page in memory.pages}
     if program.calls is not None:
         # Each page alone, and none before the next one: then the kernel tells of each whether it is used.
-        _write(target, _file(memory, processor, [[page] for page in memory.pages], reverse=True))
+        single = [[page] for page in memory.pages]
+        _write(target, _file(memory, processor, single, is_trial=True), program.mode)
         try:
             used = _used(program.calls)
         except (CapsaError, OSError) as error:
             print(f"capsa: {program.launcher.name} will take more memory than it needs, as it cannot be tried: {error}")
-    _write(target, _file(memory, processor, _runs(memory.pages, used)))
+    _write(target, _file(memory, processor, _runs(memory.pages, used)), program.mode)
     return True
 
 
@@ -130,7 +141,7 @@ def _used(calls: Callable[[], Generator[Traced]]) -> set[int]:
 
 
 def fits(snapshot: Path, processor: bytes) -> bool:
-    """Whether that file is a snapshot which the launcher would take on this kind of processor."""
+    """Whether that file is a snapshot which the launcher would take on this kind of processor, and not a trial's."""
     try:
         content = snapshot.read_bytes()
     except FileNotFoundError:
@@ -138,7 +149,7 @@ def fits(snapshot: Path, processor: bytes) -> bool:
     if len(content) < HEAD:
         return False
     mark, length, files, _, *rest = _HEADER.unpack_from(content)
-    if (mark, length) != (MARK, len(content)) or struct.pack("=8I", *rest[:8]) != processor:
+    if (mark, length) != (MARK, len(content)) or struct.pack("=8I", *rest[:8]) != processor or rest[-1]:
         return False
     for changed, size, place in _FILE.iter_unpack(content[_HEADER.size : _HEADER.size + files * _FILE.size]):
         path = os.fsdecode(content[place : content.index(b"\0", place)])
@@ -159,6 +170,7 @@ def _memory(program: Program) -> Memory:
     # All symbols of its libraries are looked up at once: later the processor's state would be saved for that.
     environment = {"LC_ALL": program.locale, "LD_BIND_NOW": "1"}
     for _ in range(_ATTEMPTS):
+        sources = {path: _known(path) for path in program.sources}
         with Traced(program.command, environment) as process:
             _hide_vdso(process)
             process.until_signal(signal.SIGSTOP)
@@ -169,9 +181,10 @@ def _memory(program: Program) -> Memory:
                 pages = [page for area in areas for page in _pages(area, memory)]
             stack = next(area for area in areas if area.path == "[stack]")
             below = Page(stack.start - _STACK, stack.protection, None)
-            paths = {area.path for area in areas if area.path.startswith("/")} | set(program.sources)
-            return Memory(process.registers(), pages, below, [_known(path) for path in sorted(paths)])
-    raise CapsaError(f"cannot make a snapshot for {program.launcher}: it always has memory where others would be")
+            files = {path: _known(path) for path in (*sources, *(each.path for each in areas)) if path.startswith("/")}
+            if all(files[path] == known for path, known in sources.items()):  # otherwise one was changed meanwhile
+                return Memory(process.registers(), pages, below, [files[path] for path in sorted(files)])
+    raise CapsaError(f"cannot make a snapshot for {program.launcher}: it has memory where others would be")
 
 
 _TAKEN = (_KERNELS, _LAUNCHERS)
@@ -244,29 +257,31 @@ def _near(run: Sequence[Page], used: Collection[int]) -> list[bool]:
     return marks
 
 
-def _file(memory: Memory, processor: bytes, runs: Sequence[Sequence[Page]], *, reverse: bool = False) -> bytes:
-    """The whole file; its contents in the order of ``runs``, or the other way round."""
+def _file(memory: Memory, processor: bytes, runs: Sequence[Sequence[Page]], *, is_trial: bool = False) -> bytes:
+    """The whole file; its contents in the order of ``runs``, or for a trial the other way round."""
     paths = b"".join(os.fsencode(path) + b"\0" for path, _, _ in memory.files)
     place = _HEADER.size + len(memory.files) * _FILE.size + (len(runs) + 1) * _REGION.size
     if place + len(paths) > HEAD:
         raise CapsaError(f"cannot make a snapshot: {len(memory.files)} files and {len(runs)} regions are too many")
     contents = [b"".join(page.content or b"" for page in run) for run in runs]
-    *places, length = itertools.accumulate(map(len, reversed(contents) if reverse else contents), initial=HEAD)
+    *places, length = itertools.accumulate(map(len, reversed(contents) if is_trial else contents), initial=HEAD)
     kept = [memory.registers[name] for name in (*_KEPT, "fs_base")]
     kind = struct.unpack("=8I", processor)
-    head = [_HEADER.pack(MARK, length, len(memory.files), len(runs) + 1, *kind, *kept)]
+    head = [_HEADER.pack(MARK, length, len(memory.files), len(runs) + 1, *kind, *kept, is_trial)]
     for path, changed, size in memory.files:
         head.append(_FILE.pack(changed, size, place))
         place += len(os.fsencode(path)) + 1
-    for run, content, at in zip(runs, contents, reversed(places) if reverse else places, strict=True):
+    for run, content, at in zip(runs, contents, reversed(places) if is_trial else places, strict=True):
         head.append(_REGION.pack(run[0].address, len(run) * PAGE, run[0].protection, at if content else 0))
     head.append(_REGION.pack(memory.stack.address, _STACK, memory.stack.protection, 0))
-    return b"".join((b"".join((*head, paths)).ljust(HEAD, b"\0"), *(reversed(contents) if reverse else contents)))
+    return b"".join((b"".join((*head, paths)).ljust(HEAD, b"\0"), *(reversed(contents) if is_trial else contents)))
 
 
-def _write(target: Path, content: bytes) -> None:
+def _write(target: Path, content: bytes, mode: int) -> None:
     hidden = target.with_suffix(f".{os.getpid()}")
     try:
+        hidden.touch(mode)
+        hidden.chmod(mode)
         hidden.write_bytes(content)
         hidden.rename(target)
     except OSError as error:

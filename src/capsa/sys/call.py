@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,8 +79,11 @@ _ARM64: Final = _X86_64 | {
     "umount2": 39,
     "unshare": 97,
 }
-_NUMBERS: Final = {"x86_64": _X86_64, "aarch64": _ARM64}.get(os.uname().machine, {})
+# What the interpreter was compiled for: uname(2) tells of another machine where the personality wants it (linux32).
+MACHINE: Final = getattr(sys.implementation, "_multiarch", "").partition("-")[0] or os.uname().machine
+_NUMBERS: Final = {"x86_64": _X86_64, "aarch64": _ARM64}.get(MACHINE, {})
 _ENOSYS: Final = 38
+_M_TRIM_THRESHOLD: Final = -1
 
 _libc = ctypes.PyDLL(None, use_errno=True)
 _syscall: Any = _libc.syscall
@@ -90,6 +94,11 @@ _syscall.argtypes = [ctypes.c_long] + [ctypes.c_void_p] * 6
 def adopt_environment(address: int) -> None:
     """Have libc take the environment that is at ``address`` (environ(7)); Python has a copy of its own."""
     ctypes.c_void_p.in_dll(_libc, "environ").value = address
+
+
+def keep_freed_memory() -> None:
+    """Have malloc never give the end of its heap back (mallopt(3)): where that is nobody else may know any more."""
+    _libc.mallopt(_M_TRIM_THRESHOLD, 0x7FFF_FFFF)
 
 
 def failed(call: str, path: str | bytes = "", errno: int | None = None) -> OSError:

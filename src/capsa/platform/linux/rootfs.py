@@ -214,7 +214,11 @@ class Rootfs:
         if path not in _PROC_FILES and paths.file_system(target) == paths.PROC_SUPER_MAGIC:
             os.close(target)
             raise CapsaError(f"a mount at {path} would lie inside proc, which is not allowed")
-        if stat.S_ISDIR(os.fstat(target).st_mode) != directory:
+        found = os.fstat(target)
+        if self._dev is not None and os.path.samestat(found, os.fstat(self._dev)):
+            os.close(self._dev)
+            self._dev = None  # it will be covered, whatever path leads there
+        if stat.S_ISDIR(found.st_mode) != directory:
             os.close(target)
             what = "a directory cannot be mounted on a file" if directory else "a file cannot be mounted on a directory"
             raise CapsaError(f"cannot mount at {path}: {what}; mount the other kind, or somewhere else")
@@ -302,9 +306,6 @@ class Rootfs:
                 mount.attach(source, target, step.path)
             finally:
                 os.close(target)
-            if step.path == "/dev" and self._dev is not None:
-                os.close(self._dev)
-                self._dev = None  # it is covered by this one
             self._change(source, step.change)
         finally:
             os.close(source)

@@ -19,13 +19,13 @@ import msgspec
 from capsa.errors import CapsaError, Unsupported, reason
 from capsa.oci.runtime import ContainerProcessState, Seccomp, State, dumps
 from capsa.platform.linux import seccomp_policy
+from capsa.sys.call import MACHINE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _NUMBERS = {"x86_64": 317, "aarch64": 277, "riscv64": 277, "ppc64le": 358, "s390x": 348}
-_MACHINE = os.uname().machine
 _SET_MODE_FILTER = 1
 NEW_LISTENER = 8  # SECCOMP_FILTER_FLAG_NEW_LISTENER
 _MAGIC = b"capsa seccomp 1\n"
@@ -88,7 +88,7 @@ def install(program: Filter) -> int | None:
 
     That is so with `Filter.notify`. It needs no_new_privs or CAP_SYS_ADMIN. Raises `CapsaError`.
     """
-    machine = _MACHINE  # a personality may hide it by now
+    machine = MACHINE
     number = _NUMBERS.get(machine)
     if number is None:
         raise Unsupported(f"cannot install a seccomp filter: its system call is not known on {machine}")
