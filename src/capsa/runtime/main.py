@@ -9,7 +9,7 @@ import os
 import sys
 
 from capsa.cli.options import Option, Options, UsageError, parse
-from capsa.errors import CapsaError, InvalidArgument, Unsupported
+from capsa.errors import CapsaError, InvalidArgument, Unsupported, reason
 from capsa.runtime import lean, sealing
 from capsa.runtime.log import Log
 from capsa.runtime.verb import DEFAULT_ROOT, PROGRAM, Settings
@@ -187,8 +187,11 @@ def status(argv: Sequence[str]) -> int:
             print(verb(words[0]).help() if words else overview(), end="")
             return 0
         return dispatch(given)
-    except (CapsaError, OSError) as error:
+    except CapsaError as error:
         log_of(given).error(str(error))
+        return 1
+    except OSError as error:
+        log_of(given).error(f"{error.filename}: {reason(error)}" if error.filename else reason(error))
         return 1
     except KeyboardInterrupt:
         return 130
