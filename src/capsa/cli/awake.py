@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-_NOT = frozenset({"engine", "hid", "make"})
+_NOT = frozenset({"engine", "hid", "make"})  # for these words the launcher starts Python
 _PLAIN = frozenset({"C", "POSIX", "C.UTF-8", "C.utf8"})
 
 
@@ -30,7 +30,7 @@ def load() -> None:
     modules = {*main.VERBS.values(), *(module for group in main.GROUPS.values() for module in group.values())}
     for name in sorted(modules - _NOT):
         importlib.import_module(f"capsa.cli.{name}")
-    assert help.overview()
+    help.overview()  # it imports when it is called
     for name in ("absent", "progress", "table", "template"):
         importlib.import_module(f"capsa.cli.{name}")
 
@@ -98,6 +98,6 @@ if __name__ == "__main__":
     except OSError:
         start(script)
     time.tzset()
-    if "random" in sys.modules:
+    if "random" in sys.modules:  # which a process seeds once
         sys.modules["random"].seed()
     main()
