@@ -175,7 +175,7 @@ def _is_current(row: Row) -> bool:
 
 def _identity(fd: int) -> _Known:
     found = posix.fstat(fd)
-    return found.st_ino, found.st_mtime_ns, found.st_size  # devices may be numbered anew, see `capsa.runtime.snapshot`
+    return found.st_ino, found.st_mtime_ns, found.st_size  # devices may be numbered anew, see `capsa.start.snapshot`
 
 
 def _content(source: str) -> bytes:
